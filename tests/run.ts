@@ -1,0 +1,73 @@
+/**
+ * The test command: formatting, lint, types, then every test. Ends with one line of counts.
+ *
+ * `deno task test [FILTER…]` runs only the test files whose path contains one of the words.
+ */
+
+import { ensurePackages, TEST_PACKAGES } from "./setup.ts";
+
+const root = new URL("..", import.meta.url).pathname;
+const deno = Deno.execPath();
+
+function step(name: string, args: string[]): void {
+  console.log(`== ${name}`);
+  const done = new Deno.Command(deno, { args, cwd: root, stdout: "inherit", stderr: "inherit" })
+    .outputSync();
+  if (!done.success) {
+    console.error(`${name} failed`);
+    Deno.exit(1);
+  }
+}
+
+/** All `*_test.ts` files below `dir`, sorted. */
+function testFiles(dir: string): string[] {
+  const found: string[] = [];
+  for (const entry of Deno.readDirSync(dir)) {
+    const path = `${dir}/${entry.name}`;
+    if (entry.isDirectory) found.push(...testFiles(path));
+    else if (entry.name.endsWith("_test.ts")) found.push(path);
+  }
+  return found.sort();
+}
+
+/** Runs the tests, showing their output, and returns their counts from deno's closing line. */
+async function runTests(
+  files: string[],
+): Promise<{ passed: number; failed: number; skipped: number }> {
+  const child = new Deno.Command(deno, {
+    args: ["test", "-A", "--no-check", ...files],
+    cwd: root,
+    env: { NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  let tail = "";
+  for await (const chunk of child.stdout) {
+    Deno.stdout.writeSync(chunk);
+    tail = (tail + new TextDecoder().decode(chunk)).slice(-4096);
+  }
+  const { success } = await child.status;
+  const line = tail.match(/(\d+) passed.*?\| (\d+) failed(?:.*?\| (\d+) ignored)?/);
+  if (line === null) {
+    console.error("the tests ended without counts");
+    Deno.exit(1);
+  }
+  const counts = { passed: +line[1], failed: +line[2], skipped: +(line[3] ?? 0) };
+  if (!success && counts.failed === 0) counts.failed = 1;
+  return counts;
+}
+
+ensurePackages(TEST_PACKAGES);
+const words = Deno.args;
+if (words.length === 0) {
+  step("format", ["fmt", "--check", "--quiet"]);
+  step("lint", ["lint", "--quiet"]);
+  step("types", ["check", "--quiet", "."]);
+}
+console.log("== tests");
+const files = testFiles(`${root}tests`).filter((f) =>
+  words.length === 0 || words.some((w) => f.includes(w))
+);
+const { passed, failed, skipped } = await runTests(files);
+console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+Deno.exit(failed === 0 && passed > 0 ? 0 : 1);
