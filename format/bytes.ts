@@ -65,9 +65,6 @@ export interface ViewClass<T extends View> {
 export abstract class View {
   constructor(readonly v: DataView, readonly o: number = 0) {}
 
-  /** Bytes of the structure. */
-  abstract get size(): number;
-
   /** A zeroed structure in a buffer of its own. */
   static alloc<T extends View>(this: ViewClass<T>): T {
     return new this(new DataView(new ArrayBuffer(this.SIZE)));
@@ -83,7 +80,7 @@ export abstract class View {
 
   /** The live bytes of the structure. */
   get bytes(): Uint8Array {
-    return new Uint8Array(this.v.buffer, this.v.byteOffset + this.o, this.size);
+    return new Uint8Array(this.v.buffer, this.v.byteOffset + this.o, sizeOf(this));
   }
 
   copyFrom(other: this): void {
@@ -95,11 +92,15 @@ export abstract class View {
   }
 
   isZero(): boolean {
-    for (let i = this.o, end = this.o + this.size; i < end; i++) {
+    for (let i = this.o, end = this.o + sizeOf(this); i < end; i++) {
       if (this.v.getUint8(i) !== 0) return false;
     }
     return true;
   }
+}
+
+function sizeOf(view: View): number {
+  return (view.constructor as unknown as ViewClass<View>).SIZE;
 }
 
 /** Load-time check that a class covers exactly the bytes the specification gives its structure. */

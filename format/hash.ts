@@ -1,0 +1,89 @@
+/**
+ * Hash functions of the format (01 §6). The 64-bit FNV runs on two 32-bit words; only where a
+ * caller keeps the value as an opaque number is it made a bigint.
+ */
+
+import { FOREST_BLOOM_BITS, LEAF_ITEM_HASH_NR } from "./constants.ts";
+import { crc32c } from "./crc32c.ts";
+import { Key } from "./key.ts";
+
+/** An unsigned 64-bit value as two unsigned words. */
+export interface Words {
+  readonly hi: number;
+  readonly lo: number;
+}
+
+const FNV32_INIT = 0x811c9dc5;
+const FNV32_PRIME = 0x01000193;
+const FNV64_INIT_HI = 0xcbf29ce4;
+const FNV64_INIT_LO = 0x84222325;
+/** The 64-bit prime is 2^40 + 0x1b3. */
+const FNV64_PRIME_LO = 0x1b3;
+
+/** FNV-1a of 32 bits over `len` bytes from `off`, unsigned. */
+export function fnv1a32(bytes: Uint8Array, off = 0, len: number = bytes.length - off): number {
+  let h = FNV32_INIT;
+  for (let i = off, end = off + len; i < end; i++) h = Math.imul(h ^ bytes[i]!, FNV32_PRIME);
+  return h >>> 0;
+}
+
+/** FNV-1a of 64 bits over `len` bytes from `off`. */
+export function fnv1a64Words(bytes: Uint8Array, off = 0, len: number = bytes.length - off): Words {
+  let hi = FNV64_INIT_HI, lo = FNV64_INIT_LO;
+  for (let i = off, end = off + len; i < end; i++) {
+    lo = (lo ^ bytes[i]!) >>> 0;
+    // (hi·2^32 + lo) · (2^40 + 0x1b3) mod 2^64; lo · 0x1b3 stays below 2^41.
+    const product = lo * FNV64_PRIME_LO;
+    hi = (Math.imul(hi, FNV64_PRIME_LO) + (lo << 8) + (product / 0x1_0000_0000 | 0)) >>> 0;
+    lo = product >>> 0;
+  }
+  return { hi, lo };
+}
+
+/** FNV-1a of 64 bits, e.g. the search hash of an xattr name (01 §6.4). */
+export function fnv1a64(bytes: Uint8Array, off = 0, len: number = bytes.length - off): bigint {
+  const { hi, lo } = fnv1a64Words(bytes, off, len);
+  return BigInt(hi) << 32n | BigInt(lo);
+}
+
+/** Up to 32 sampled bits of a name, the high half of its directory entry hash (01 §6.2). */
+function fingerprint(name: Uint8Array, off: number, len: number): number {
+  const bits = len * 8;
+  const skip = Math.max(1, bits >>> 5);
+  let f = 0;
+  for (let i = 0, at = 0; i < 32 && at < bits; i++, at += skip) {
+    f |= (name[off + (at >>> 3)]! >>> (7 - (at & 7)) & 1) << (31 - i);
+  }
+  return f >>> 0;
+}
+
+/** The hash of a directory entry's name (01 §6.2). */
+export function direntHash(name: Uint8Array, off = 0, len: number = name.length - off): Words {
+  return { hi: fingerprint(name, off, len), lo: fnv1a32(name, off, len) };
+}
+
+/** The hash of a full xattr name as keys hold it (01 §6.3). */
+export function xattrNameHash(name: Uint8Array): number {
+  return crc32c(name);
+}
+
+/** The search hash of a full xattr name (01 §6.4). */
+export const srchNameHash = (name: Uint8Array): bigint => fnv1a64(name);
+
+/** The leaf hash table bucket of the key stored at byte `off` of `v` (01 §6.5). */
+export function keyBucket(v: DataView, off: number): number {
+  let h = FNV32_INIT;
+  for (let i = off, end = off + Key.SIZE; i < end; i++) {
+    h = Math.imul(h ^ v.getUint8(i), FNV32_PRIME);
+  }
+  return (h >>> 0) % LEAF_ITEM_HASH_NR;
+}
+
+/** The three bloom bit numbers of a lock's start key (01 §6.6). */
+export function bloomBits(key: Key): [number, number, number] {
+  const { hi, lo } = fnv1a64Words(key.toBytes());
+  // bit i is taken from the low word of hash >> 19·i
+  const second = (hi << 13 | lo >>> 19) >>> 0;
+  const third = hi >>> 6;
+  return [lo % FOREST_BLOOM_BITS, second % FOREST_BLOOM_BITS, third % FOREST_BLOOM_BITS];
+}
