@@ -35,13 +35,29 @@ export class Inode extends View {
   static readonly SIZE = 168;
   /**
    * Bytes of a regular file; of a directory the sum of its names' lengths; of a symlink its
-   * target with the NUL; 0 otherwise.
+   * target with the NUL; 0 otherwise. Sizes reach 2^63−1: exact up to 2^53−1, greater ones are
+   * rounded down to a multiple of 2048, so that the last block is right but not the last byte;
+   * what an application sees comes from `sizeBig` or the words.
    */
   get size(): number {
-    return getU64(this.v, this.o);
+    const hi = this.sizeHi, lo = this.sizeLo;
+    return hi * 0x1_0000_0000 + (hi < 0x20_0000 ? lo : (lo & ~0x7ff) >>> 0);
   }
   set size(n: number) {
     setU64(this.v, this.o, n);
+  }
+  /** The exact size. */
+  get sizeBig(): bigint {
+    return this.v.getBigUint64(this.o, true);
+  }
+  set sizeBig(n: bigint) {
+    this.v.setBigUint64(this.o, n, true);
+  }
+  get sizeLo(): number {
+    return this.v.getUint32(this.o, true);
+  }
+  get sizeHi(): number {
+    return this.v.getUint32(this.o + 4, true);
   }
   /** Transaction seq of the last metadata change; indexed. */
   get metaSeq(): number {
@@ -309,7 +325,7 @@ checkSize(DataExtentVal.SIZE, 8 + 1 + 7, "DataExtentVal");
 /**
  * A quota rule (01 §15.9), 48 bytes.
  *
- *      0 u8[3]            name_val
+ *      0 le64[3]          name_val
  *     24 le64             limit
  *     32 u8               prio
  *     33 u8               op
