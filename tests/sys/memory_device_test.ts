@@ -71,8 +71,9 @@ Deno.test("faults strike the nth operation of their kind and range, once", () =>
   dev.read(out, 65536);
   assert.deepEqual([out[0], out[4096]], [4, 0]);
   dev.inject({ op: "read", kind: "corrupt", nth: 0 });
-  dev.read(out, 0);
-  assert.notDeepEqual(out.subarray(0, 4096), page(1));
+  const one = page(0);
+  dev.read(one, 0);
+  assert.notDeepEqual(one, page(1));
   dev.inject({ op: "flush", kind: "fail", nth: 0 });
   assert.throws(() => dev.flush(), /flush failed/);
   dev.flush();
