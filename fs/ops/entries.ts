@@ -1,0 +1,162 @@
+/**
+ * Directory entries as items: one link is a dirent, a readdir and a backref item with one and the
+ * same value; all three change or none (02 §7.1–7.3). Names are bytes and never become strings.
+ */
+
+import { DT_WHT, NAME_MAX } from "../../format/constants.ts";
+import { EINVAL, ENAMETOOLONG } from "../../format/errno.ts";
+import { bytesEqual } from "../../format/bytes.ts";
+import type { Words } from "../../format/hash.ts";
+import { backrefKey, direntKey, readdirKey } from "../../format/item_keys.ts";
+import { Dirent } from "../../format/items.ts";
+import { Key } from "../../format/key.ts";
+import { CorruptError, errnoError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import type { Item } from "../item_cache.ts";
+import type { ClusterLock } from "../lock_client.ts";
+import type { Op } from "../op.ts";
+
+const U32_MAX = 0xffff_ffff;
+
+/** Throws ENAMETOOLONG or EINVAL for what cannot be a name; the kernel refuses NUL and `/`. */
+export function checkName(name: Uint8Array): void {
+  if (name.length > NAME_MAX) throw errnoError(ENAMETOOLONG);
+  if (name.length === 0) throw errnoError(EINVAL);
+}
+
+/** The fields of a stored entry, and its name as a window of the value. */
+export class Entry extends Dirent {
+  readonly name: Uint8Array;
+
+  /** `source` names the corruption that a bad length is (02 §23). */
+  constructor(readonly val: Uint8Array, source: string, key: Key) {
+    const nameLen = val.length - Dirent.SIZE;
+    if (nameLen < 1 || nameLen > NAME_MAX) {
+      throw new CorruptError(`${source}: item ${key} has a name of ${nameLen} bytes`);
+    }
+    super(new DataView(val.buffer, val.byteOffset, val.byteLength));
+    this.name = val.subarray(Dirent.SIZE);
+  }
+
+  get hashWords(): Words {
+    return { hi: this.hashHi, lo: this.hashLo };
+  }
+}
+
+/** Is the name behind the fixed part of a dirent value `name`? */
+function nameIs(val: Uint8Array, name: Uint8Array): boolean {
+  if (val.length !== Dirent.SIZE + name.length) return false;
+  for (let i = 0; i < name.length; i++) {
+    if (val[Dirent.SIZE + i] !== name[i]) return false;
+  }
+  return true;
+}
+
+/**
+ * The entry called `name` in directory `dir`, or null. Needs the directory's lock in a readable
+ * mode; all positions of that hash are known afterwards, so that entries can be created there.
+ */
+export function findEntry(
+  op: Op,
+  fs: Fs,
+  lock: ClusterLock,
+  dir: number,
+  name: Uint8Array,
+  hash: Words,
+): Entry | null {
+  const first = direntKey(dir, hash, 0);
+  const last = Key.words(
+    first.zone,
+    first.firstHi,
+    first.firstLo,
+    first.type,
+    hash.hi,
+    hash.lo,
+    U32_MAX,
+    U32_MAX,
+    255,
+  );
+  let key = first;
+  for (;;) {
+    const item = fs.items.next(op, lock, key, last);
+    if (item === null) return null;
+    if (nameIs(item.val, name)) return new Entry(item.val, "SC_DIRENT_NAME_LEN", item.key);
+    if (item.val.length <= Dirent.SIZE || item.val.length > Dirent.SIZE + NAME_MAX) {
+      throw new CorruptError(
+        `SC_DIRENT_NAME_LEN: item ${item.key} has a name of ${item.val.length - Dirent.SIZE} bytes`,
+      );
+    }
+    key = item.key.inc();
+  }
+}
+
+/** One link: where it is, what it leads to, and the locks its items are under. */
+export interface Link {
+  readonly dir: number;
+  readonly dirLock: ClusterLock;
+  readonly pos: number;
+  readonly hash: Words;
+  readonly ino: number;
+  readonly inoLock: ClusterLock;
+}
+
+/**
+ * Makes sure that the items of a new link do not exist; `findEntry` has done so for the dirent.
+ * `fresh`: the inode is new, its items are known.
+ */
+export function gatherAddLink(op: Op, fs: Fs, link: Link, fresh: boolean): void {
+  mustNotExist(op, fs, link.dirLock, readdirKey(link.dir, link.pos));
+  if (!fresh) mustNotExist(op, fs, link.inoLock, backrefKey(link.ino, link.dir, link.pos));
+}
+
+function mustNotExist(op: Op, fs: Fs, lock: ClusterLock, key: Key): void {
+  if (fs.items.lookup(op, lock, key) !== null) {
+    throw new CorruptError(`item ${key} exists at a position that was never used`);
+  }
+}
+
+/** Apply: creates the three items. */
+export function addLink(op: Op, fs: Fs, link: Link, type: number, name: Uint8Array): void {
+  const val = new Uint8Array(Dirent.SIZE + name.length);
+  const dirent = Dirent.at(val);
+  dirent.ino = link.ino;
+  dirent.hashHi = link.hash.hi;
+  dirent.hashLo = link.hash.lo;
+  dirent.pos = link.pos;
+  dirent.type = type;
+  val.set(name, Dirent.SIZE);
+  fs.items.create(op, link.dirLock, direntKey(link.dir, link.hash, link.pos), val);
+  fs.items.create(op, link.dirLock, readdirKey(link.dir, link.pos), val);
+  fs.items.create(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos), val);
+}
+
+/** Makes sure that the readdir and backref items of a link whose dirent was found exist and agree. */
+export function gatherRemoveLink(op: Op, fs: Fs, link: Link, val: Uint8Array): void {
+  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), val, link);
+  mustAgree(
+    fs.items.lookup(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos)),
+    val,
+    link,
+  );
+}
+
+function mustAgree(item: Item | null, val: Uint8Array, link: Link): void {
+  if (item === null || !bytesEqual(item.val, val)) {
+    throw new CorruptError(
+      `the items of the link to inode ${link.ino} at ${link.dir}:${link.pos} disagree`,
+    );
+  }
+}
+
+/** Apply: deletes the three items. */
+export function removeLink(op: Op, fs: Fs, link: Link): void {
+  fs.items.delete(op, link.dirLock, direntKey(link.dir, link.hash, link.pos));
+  fs.items.delete(op, link.dirLock, readdirKey(link.dir, link.pos));
+  fs.items.delete(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos));
+}
+
+/** The d_type of a stored entry type: DT_FIFO 1 … DT_WHT 14, DT_UNKNOWN 0 for greater ones. */
+export function dtOf(type: number): number {
+  if (type === 0) return 1;
+  return type <= DT_WHT ? type * 2 : 0;
+}

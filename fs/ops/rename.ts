@@ -1,0 +1,155 @@
+/**
+ * rename (02 §9). One hold: after a crash either the old or the new state exists, and a name that
+ * is replaced never disappears. The rename lock makes moves between directories wait for each
+ * other anywhere in the cluster, so that two of them cannot make a loop together.
+ */
+
+import { INODE_FLAG_RETENTION, ROOT_INO } from "../../format/constants.ts";
+import {
+  EEXIST,
+  EINVAL,
+  EISDIR,
+  ELOOP,
+  ENOENT,
+  ENOTDIR,
+  ENOTEMPTY,
+  EPERM,
+} from "../../format/errno.ts";
+import { direntHash } from "../../format/hash.ts";
+import { LOCK_WRITE } from "../../format/wire.ts";
+import { errnoError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import {
+  direntType,
+  gatherUpdate,
+  type InodeHandle,
+  type InodeUpdate,
+  lockInode,
+  writeInode,
+} from "../inode.ts";
+import type { Op } from "../op.ts";
+import { addLink, checkName, findEntry, gatherAddLink, removeLink } from "./entries.ts";
+import {
+  becomeOrphan,
+  gatherOldLink,
+  gatherOrphan,
+  isLastLink,
+  lockDirectory,
+  lookupParent,
+  newLink,
+} from "./names.ts";
+
+/** renameat2's flags. */
+export const RENAME_NOREPLACE = 1;
+
+/** Directories below one another; more is a loop in damaged links. */
+const MAX_DEPTH = 1_000_000;
+
+/**
+ * Moves `name` of `oldDir` to `newName` of `newDir`. Errors: EINVAL (other flags than NOREPLACE, a
+ * directory below itself or over one that holds it), ENOENT, ENOTEMPTY, EEXIST (NOREPLACE), EISDIR,
+ * ENOTDIR, EPERM (retention), ENAMETOOLONG, ENOSPC.
+ */
+export function rename(
+  op: Op,
+  fs: Fs,
+  oldDir: number,
+  name: Uint8Array,
+  newDir: number,
+  newName: Uint8Array,
+  flags: number,
+): void {
+  if ((flags & ~RENAME_NOREPLACE) !== 0) throw errnoError(EINVAL);
+  checkName(newName);
+  checkName(name);
+  const across = oldDir !== newDir;
+  if (across) op.lock(fs.locks.rename(), LOCK_WRITE);
+
+  const od = lockDirectory(op, fs, oldDir);
+  const nd = across ? lockDirectory(op, fs, newDir) : od;
+  const from = findEntry(op, fs, od.lock, oldDir, name, direntHash(name));
+  if (from === null) throw errnoError(ENOENT);
+  const newHash = direntHash(newName);
+  const over = findEntry(op, fs, nd.lock, newDir, newName, newHash);
+  const noReplace = (flags & RENAME_NOREPLACE) !== 0;
+  if (over !== null && over.ino === from.ino) {
+    // Two names of one inode, or one name: nothing changes.
+    if (noReplace) throw errnoError(EEXIST);
+    return;
+  }
+  if (across) refuseLoop(op, fs, oldDir, newDir, from.ino, over === null ? 0 : over.ino);
+  const oi = lockInode(op, fs, from.ino);
+  const ni = over === null ? null : lockInode(op, fs, over.ino);
+  if (ni !== null) {
+    if (oi.isDir !== ni.isDir) throw errnoError(oi.isDir ? ENOTDIR : EISDIR);
+    if (ni.isDir && ni.inode.size !== 0) throw errnoError(ENOTEMPTY);
+    if (noReplace) throw errnoError(EEXIST);
+  }
+  refuseRetained(oi);
+  if (ni !== null) refuseRetained(ni);
+
+  const oldLink = gatherOldLink(op, fs, od, from, oi);
+  const overLink = over === null || ni === null ? null : gatherOldLink(op, fs, nd, over, ni);
+  const link = newLink(nd, newHash, oi);
+  gatherAddLink(op, fs, link, false);
+  const last = ni !== null && isLastLink(ni);
+  if (last) gatherOrphan(op, fs);
+  const updates: InodeUpdate[] = [{ h: od, dataSeq: false }, { h: oi, dataSeq: false }];
+  if (across) updates.push({ h: nd, dataSeq: false });
+  if (ni !== null) updates.push({ h: ni, dataSeq: false });
+  const t = gatherUpdate(op, fs, updates, { allocating: true });
+
+  op.apply();
+  const { sec, nsec } = fs.env.realtime();
+  nd.edit().nextReaddirPos += 1;
+  if (overLink !== null) removeLink(op, fs, overLink);
+  addLink(op, fs, link, direntType(oi.inode.mode), newName);
+  removeLink(op, fs, oldLink);
+
+  od.edit().size -= name.length;
+  if (ni === null) nd.inode.size += newName.length;
+  else {
+    const i = ni.edit();
+    i.nlink -= 1;
+    if (ni.isDir) {
+      i.nlink -= 1;
+      nd.inode.nlink -= 1;
+    }
+    if (last) becomeOrphan(op, fs, ni.ino, ni.lock);
+  }
+  if (oi.isDir && across) {
+    od.inode.nlink -= 1;
+    nd.inode.nlink += 1;
+  }
+  for (const { h } of updates) {
+    const i = h.edit();
+    if (h === od || h === nd) i.mtime.set(sec, nsec);
+    i.ctime.set(sec, nsec);
+    i.version += 1;
+    writeInode(op, fs, h, t);
+  }
+}
+
+function refuseRetained(h: InodeHandle): void {
+  if ((h.inode.flags & INODE_FLAG_RETENTION) !== 0) throw errnoError(EPERM);
+}
+
+/**
+ * The ancestry check of 02 §9: EINVAL when a directory would move below itself, or when what is
+ * replaced holds the source. Pins the ancestors READ: with the rename lock, none of them moves.
+ */
+function refuseLoop(op: Op, fs: Fs, od: number, nd: number, oi: number, ni: number): void {
+  const below = childTowards(op, fs, od, nd) || childTowards(op, fs, nd, od);
+  if (below !== 0 && (below === oi || below === ni)) throw errnoError(EINVAL);
+}
+
+/** The direct child of `ancestor` that is `dir` or above it; 0 when it is not an ancestor. */
+function childTowards(op: Op, fs: Fs, ancestor: number, dir: number): number {
+  for (let depth = 0; dir !== ROOT_INO; depth++) {
+    if (depth === MAX_DEPTH) throw errnoError(ELOOP);
+    const parent = lookupParent(op, fs, dir);
+    if (parent === ancestor) return dir;
+    dir = parent;
+  }
+  return 0;
+}
