@@ -1,0 +1,48 @@
+/**
+ * Standard output and error of commands. Output is gathered and written in large pieces; a reader
+ * that went away (`scoutfs print DEV | head`) ends the process quietly as it would a C program.
+ */
+
+const encoder = new TextEncoder();
+const FLUSH_AT = 65536;
+
+function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): void {
+  let rest = bytes;
+  while (rest.length > 0) {
+    try {
+      rest = rest.subarray(to.writeSync(rest));
+    } catch (e) {
+      if (e instanceof Deno.errors.BrokenPipe) Deno.exit(141);
+      if (!(e instanceof Deno.errors.WouldBlock)) throw e;
+    }
+  }
+}
+
+/** A line, at once, on standard output. */
+export function printLine(line: string): void {
+  writeAll(Deno.stdout, encoder.encode(line + "\n"));
+}
+
+/** A line on standard error. */
+export function printError(line: string): void {
+  writeAll(Deno.stderr, encoder.encode(line + "\n"));
+}
+
+/** Gathered text for standard output; `flush` writes what is left. */
+export class Output {
+  #pieces: string[] = [];
+  #length = 0;
+
+  write(text: string): void {
+    this.#pieces.push(text);
+    this.#length += text.length;
+    if (this.#length >= FLUSH_AT) this.flush();
+  }
+
+  flush(): void {
+    if (this.#length === 0) return;
+    writeAll(Deno.stdout, encoder.encode(this.#pieces.join("")));
+    this.#pieces = [];
+    this.#length = 0;
+  }
+}
