@@ -95,8 +95,14 @@ export class Connection {
     return { seq: this.#nextSeq++, id: this.#nextId++ };
   }
 
-  get recvSeq(): number {
-    return this.#recvSeq;
+  /** The seq that the next message will get. */
+  get nextSeq(): number {
+    return this.#nextSeq;
+  }
+
+  /** False after `abort` or `discard`: nothing can be submitted any more. */
+  get alive(): boolean {
+    return !this.#dead;
   }
 
   /** Requests that wait for their response. */

@@ -110,6 +110,9 @@ export class FenceRequests {
     }
   }
 
+  get isEmpty(): boolean {
+    return this.#requests.size === 0;
+  }
   get anyPending(): boolean {
     return this.#some("pending");
   }
@@ -134,6 +137,7 @@ export class FenceRequests {
   /** The server stops: all requests vanish; the next leader makes its own. */
   clear(): void {
     for (const rid of [...this.#requests.keys()]) this.remove(rid);
+    this.onChange();
   }
 
   /**
