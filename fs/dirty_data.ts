@@ -34,16 +34,34 @@ export class DirtyData {
   /** Free slots; the lowest of a slab are taken first so that a stream's pages are neighbours. */
   readonly #free: number[] = [];
   readonly #step = new Float64Array(STEP_PAGES);
+  #bounce: Uint8Array | null = null;
+  /** Old contents of the first and last block of the write that is being gathered. */
+  readonly headPage: Uint8Array;
+  readonly tailPage: Uint8Array;
 
   constructor(dev: Device, options: DirtyDataOptions = {}) {
     this.#dev = dev;
     this.#streamPages = options.streamPages ?? 4096;
     this.#limitPages = options.limitPages ?? 16384;
+    this.headPage = dev.allocBuffer(SM_SIZE);
+    this.tailPage = dev.allocBuffer(SM_SIZE);
     assert(this.#streamPages < this.#limitPages, "streams are flushed before writers wait");
   }
 
   get pages(): number {
     return this.#slots.size;
+  }
+
+  /**
+   * At least `bytes` of device memory for whoever needs some until its next call, within one run:
+   * transfers that are not aligned.
+   */
+  scratch(bytes: number): Uint8Array {
+    if (this.#bounce === null || this.#bounce.length < bytes) {
+      const size = Math.max(2 * SM_SIZE, 2 ** Math.ceil(Math.log2(bytes)));
+      this.#bounce = this.#dev.allocBuffer(size);
+    }
+    return this.#bounce;
   }
 
   /** A stream's worth is waiting: `flushStep` is due. */

@@ -31,8 +31,11 @@ export interface DataRun {
   len: number;
 }
 
-/** Between 1 and `count` free blocks; the caller made sure that there are some. */
-export type AllocateData = (count: number) => DataRun;
+/**
+ * Between 1 and `count` free blocks. `needed` blocks have to be had by this and later calls together,
+ * each of which gives at least one: what is preallocated must leave enough for them.
+ */
+export type AllocateData = (count: number, needed: number) => DataRun;
 
 /** Takes back blocks of the data device. */
 export type FreeData = (blkno: number, len: number) => void;
@@ -49,9 +52,17 @@ export interface PreallocPolicy {
  */
 export interface MappedRun {
   readonly start: number;
-  readonly len: number;
+  len: number;
   readonly blkno: number;
   readonly fresh: boolean;
+}
+
+/** Appends a run, or lengthens the last one that it continues. */
+function pushRun(out: MappedRun[], start: number, len: number, blkno: number, fresh: boolean) {
+  const last = out.at(-1);
+  if (last !== undefined && last.fresh === fresh && last.blkno + last.len === blkno) {
+    last.len += len;
+  } else out.push({ start, len, blkno, fresh });
 }
 
 export function isOnline(blkno: number, flags: number): boolean {
@@ -62,8 +73,14 @@ export function isOffline(flags: number): boolean {
   return (flags & SEF_OFFLINE) !== 0;
 }
 
+/** What only looks at extents needs of a map. */
+export interface ExtentLookup {
+  /** The first extent whose last block is ≥ `block`. */
+  next(block: number): Extent | null;
+}
+
 /** An extent map with its storage left open. */
-export abstract class ExtentMap {
+export abstract class ExtentMap implements ExtentLookup {
   onlineDelta = 0;
   offlineDelta = 0;
 
@@ -153,7 +170,7 @@ function continues(blkno: number, flags: number, len: number, right: Extent): bo
 
 /** Which blocks to allocate for a hole at a block (02 §14.4): [start, start+count) contains it. */
 export function planAllocation(
-  map: ExtentMap,
+  map: ExtentLookup,
   block: number,
   hole: Extent | null,
   online: number,
@@ -206,7 +223,7 @@ export function mapForWrite(
       const blkno = e.blkno + (b - e.start);
       const fresh = e.flags !== 0;
       if (fresh) map.set(b, len, blkno, 0);
-      out.push({ start: b, len, blkno, fresh });
+      pushRun(out, b, len, blkno, fresh);
       b += len;
       continue;
     }
@@ -227,7 +244,7 @@ export function mapForWrite(
         plan.count = Math.max(plan.count, Math.min(room, policy.blocks));
       }
     }
-    const run = allocate(plan.count);
+    const run = allocate(plan.count, unmappedBlocks(map, b, end));
     assert(run.len >= 1 && run.len <= plan.count, "the allocator gave what was asked for");
     const start = plan.start + run.len <= b ? b + 1 - run.len : plan.start;
     const runEnd = start + run.len;
@@ -236,7 +253,7 @@ export function mapForWrite(
     if (start < b) map.set(start, b - start, run.blkno, flags);
     map.set(b, len, blkno, 0);
     if (b + len < runEnd) map.set(b + len, runEnd - b - len, blkno + len, flags);
-    out.push({ start: b, len, blkno, fresh: true });
+    pushRun(out, b, len, blkno, true);
     b += len;
   }
   return b;
@@ -295,7 +312,8 @@ export function preallocateExtents(
     }
     if (pieces++ === maxPieces) return b;
     const stop = e === null ? end : Math.min(covers ? e.start + e.len : e.start, end);
-    const run = allocate(Math.min(stop - b, FALLOCATE_MAX_BLOCKS));
+    const count = Math.min(stop - b, FALLOCATE_MAX_BLOCKS);
+    const run = allocate(count, unmappedBlocks(map, b, end));
     map.set(b, run.len, run.blkno, (covers ? e.flags : 0) | SEF_UNWRITTEN);
     b += run.len;
   }
@@ -303,7 +321,7 @@ export function preallocateExtents(
 }
 
 /** How many blocks of [first, end) have no space: what a write or fallocate may have to allocate. */
-export function unmappedBlocks(map: ExtentMap, first: number, end: number): number {
+export function unmappedBlocks(map: ExtentLookup, first: number, end: number): number {
   let unmapped = end - first;
   for (let b = first; b < end;) {
     const e = map.next(b);
@@ -316,7 +334,7 @@ export function unmappedBlocks(map: ExtentMap, first: number, end: number): numb
 }
 
 /** The first offline block of [first, end), or −1. */
-export function firstOffline(map: ExtentMap, first: number, end: number): number {
+export function firstOffline(map: ExtentLookup, first: number, end: number): number {
   for (let b = first; b < end;) {
     const e = map.next(b);
     if (e === null || e.start >= end) break;
@@ -330,7 +348,7 @@ export function firstOffline(map: ExtentMap, first: number, end: number): number
  * SEEK_DATA: the first byte ≥ `offset` with data (online or offline), below `size`; −1 when there
  * is none (02 §16.5).
  */
-export function seekData(map: ExtentMap, offset: number, size: number): number {
+export function seekData(map: ExtentLookup, offset: number, size: number): number {
   let b = Math.floor(offset / 4096);
   for (;;) {
     const e = map.next(b);
@@ -341,7 +359,7 @@ export function seekData(map: ExtentMap, offset: number, size: number): number {
 }
 
 /** SEEK_HOLE: the first byte ≥ `offset` in a hole or unwritten extent, at most `size`. */
-export function seekHole(map: ExtentMap, offset: number, size: number): number {
+export function seekHole(map: ExtentLookup, offset: number, size: number): number {
   let b = Math.floor(offset / 4096);
   for (;;) {
     if (b * 4096 >= size) return size;

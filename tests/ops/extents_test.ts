@@ -82,7 +82,8 @@ class Pool {
   readonly requests: number[] = [];
   constructor(readonly shrink: (count: number) => number = (n) => n) {}
 
-  allocate = (count: number) => {
+  allocate = (count: number, needed: number) => {
+    assert.ok(needed >= 1, "only what is needed is allocated");
     this.requests.push(count);
     const len = Math.max(1, Math.min(count, this.shrink(count)));
     const blkno = this.nextBlkno;

@@ -1,0 +1,420 @@
+/**
+ * Reading and writing file data (02 §15, design §4.4).
+ *
+ * A write is one operation per piece: map the blocks, update items, put the payload in place, all in
+ * one apply, which device errors cannot fail: whole blocks of a large payload go to the device at
+ * once, and whatever could not be written there stays in memory, like small payloads, until the
+ * commit writes it. So an extent that is committed never points at data that was not written. Reads
+ * look into the dirty pages first.
+ *
+ * A request that has to wait for offline data starts over afterwards, holding nothing meanwhile.
+ * Everything completes without a promise when nothing has to be waited for.
+ */
+
+import { INODE_FLAG_TRUNCATE, SM_SIZE } from "../../format/constants.ts";
+import { LOCK_READ, LOCK_WRITE } from "../../format/wire.ts";
+import { EFBIG, EPERM } from "../../format/errno.ts";
+import type { Caller } from "../caller.ts";
+import { assert, DeviceError, errnoError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import { gatherUpdate, type InodeHandle, writeInode } from "../inode.ts";
+import type { Op } from "../op.ts";
+import { killSuidgidMode } from "./attr.ts";
+import { FileExtents, nextExtent } from "./extent_items.ts";
+import { isOnline, mapForWrite, type MappedRun, unmappedBlocks } from "./extents.ts";
+import {
+  dataAllocator,
+  getFile,
+  MAX_FILE_SIZE,
+  offlineIn,
+  OfflineWait,
+  retryAfterWait,
+  touch,
+} from "./file.ts";
+import { finishTruncate } from "./truncate.ts";
+import { type RequestId, WAIT_READ, WAIT_WRITE } from "./wait.ts";
+import { dropCapability } from "./xattr.ts";
+
+/** Whole blocks of a write from this size on are not kept in memory. */
+const DIRECT_BYTES = 64 * 1024;
+
+/** Changes of extents in one hold: a write that meets more goes on in another (03 §11.4). */
+const PIECE_STEPS = 16;
+/** Item changes that a step of mapping causes at most, and those around it. */
+const STEP_ITEMS = 4;
+
+/** At most this much is read or written at once; the kernel's requests are smaller. */
+export const MAX_IO_BYTES = 1 << 22;
+
+export interface ReadRequest {
+  ino: number;
+  offset: number;
+  length: number;
+  caller: Caller;
+  id: RequestId;
+}
+
+export interface WriteRequest {
+  ino: number;
+  offset: number;
+  /** Not kept: whatever stays in memory is copied. */
+  data: Uint8Array;
+  /** `data` begins at a page-aligned address. */
+  aligned?: boolean;
+  /** O_APPEND: `offset` is ignored, the true size counts. */
+  append: boolean;
+  /** O_DIRECT: whole blocks go to the device whatever their number. */
+  direct: boolean;
+  /** O_SYNC, O_DSYNC: answered when committed. */
+  sync: boolean;
+  /** The kernel asks for suid and sgid to be dropped. */
+  killSuidgid: boolean;
+  /** The kernel writes pages of a shared mapping: no claim, no allocation limit, the old lock. */
+  pageWrite: boolean;
+  caller: Caller;
+  id: RequestId;
+}
+
+/** A piece that has to finish an interrupted truncate first. */
+export const TRUNCATE_FIRST: unique symbol = Symbol("an interrupted truncate comes first");
+
+// ---- reading ----
+
+/**
+ * Reads up to `length` bytes at `offset` into `dst`, returns how many there are before the end of
+ * the file. `dst` is page-aligned memory of the data device's `allocBuffer`, at least `length`
+ * rounded up to 4096 long; what follows the returned bytes in it is undefined. Waits for offline
+ * data in the requested range. EISDIR, EINVAL, ENOENT, EINTR, EIO.
+ */
+export function read(fs: Fs, rq: ReadRequest, dst: Uint8Array): number | Promise<number> {
+  const attempt = () =>
+    fs.claims.withShared(
+      rq.ino,
+      () => fs.runner.run((op) => readOnce(op, fs, rq, dst), rq.caller),
+    );
+  const settle = (r: number | OfflineWait) =>
+    r instanceof OfflineWait ? retryAfterWait(fs, rq, WAIT_READ, r, attempt) : r;
+  const result = attempt();
+  return result instanceof Promise ? result.then(settle) : settle(result);
+}
+
+function readOnce(op: Op, fs: Fs, rq: ReadRequest, dst: Uint8Array): number | OfflineWait {
+  const h = getFile(op, fs, rq.ino, LOCK_READ);
+  const { offset, length } = rq;
+  assert(length <= MAX_IO_BYTES, "a read request is larger than one may be");
+  const first = Math.floor(offset / SM_SIZE);
+  const wait = offlineIn(op, fs, h, first, Math.ceil((offset + length) / SM_SIZE));
+  if (wait !== null) return wait;
+  const bytes = Math.min(length, h.inode.size - offset);
+  if (bytes <= 0) return 0;
+  const end = Math.ceil((offset + bytes) / SM_SIZE);
+  const skip = offset - first * SM_SIZE;
+  if (skip === 0) {
+    readBlocks(op, fs, h, first, end, dst);
+  } else {
+    const bounce = fs.dirty.scratch((end - first) * SM_SIZE);
+    readBlocks(op, fs, h, first, end, bounce);
+    dst.set(bounce.subarray(skip, skip + bytes));
+  }
+  return bytes;
+}
+
+/** Fills `dst` with the blocks [first, end) of a file: device, dirty pages, zeros. */
+function readBlocks(op: Op, fs: Fs, h: InodeHandle, first: number, end: number, dst: Uint8Array) {
+  for (let b = first; b < end;) {
+    const e = nextExtent(op, fs, h, b);
+    const start = e === null ? end : Math.min(end, Math.max(b, e.start));
+    if (start > b) dst.fill(0, (b - first) * SM_SIZE, (start - first) * SM_SIZE);
+    b = start;
+    if (e === null || b >= end) break;
+    const stop = Math.min(end, e.start + e.len);
+    const part = dst.subarray((b - first) * SM_SIZE, (stop - first) * SM_SIZE);
+    if (isOnline(e.blkno, e.flags)) readData(fs, e.blkno + (b - e.start), stop - b, part);
+    else part.fill(0);
+    b = stop;
+  }
+}
+
+/** Reads mapped blocks, taking dirty pages from memory. */
+export function readData(fs: Fs, blkno: number, len: number, dst: Uint8Array): void {
+  const { dirty, data } = fs;
+  if (dirty.pages === 0) {
+    data.read(dst, blkno * SM_SIZE);
+    return;
+  }
+  for (let i = 0; i < len;) {
+    const page = dirty.page(blkno + i);
+    if (page !== null) {
+      dst.set(page, i * SM_SIZE);
+      i++;
+      continue;
+    }
+    let stop = i + 1;
+    while (stop < len && !dirty.has(blkno + stop)) stop++;
+    data.read(dst.subarray(i * SM_SIZE, stop * SM_SIZE), (blkno + i) * SM_SIZE);
+    i = stop;
+  }
+}
+
+// ---- writing ----
+
+/**
+ * Writes `data`, returns the number of bytes, all of them unless an error came after a part. Waits
+ * while any of the file is offline. EPERM (retention), EFBIG, ENOSPC, EDQUOT, EISDIR, EINVAL, EINTR.
+ */
+export function write(fs: Fs, rq: WriteRequest): number | Promise<number> {
+  assert(rq.data.length <= MAX_IO_BYTES, "a write request is larger than one may be");
+  if (rq.data.length === 0) return 0;
+  const attempt = () =>
+    rq.pageWrite ? writePieces(fs, rq) : fs.claims.withExclusive(rq.ino, () => writePieces(fs, rq));
+  const settle = (r: number | OfflineWait) =>
+    r instanceof OfflineWait ? retryAfterWait(fs, rq, WAIT_WRITE, r, attempt) : r;
+  const result = attempt();
+  const written = result instanceof Promise ? result.then(settle) : settle(result);
+  return rq.sync ? committed(fs, written) : written;
+}
+
+async function committed(fs: Fs, written: number | Promise<number>): Promise<number> {
+  const bytes = await written;
+  await fs.trans.sync();
+  return bytes;
+}
+
+/** How far a write got. */
+interface Progress {
+  /** Where the first byte went: the true size when appending. */
+  start: number;
+  done: number;
+}
+
+type PieceResult = number | OfflineWait | typeof TRUNCATE_FIRST;
+
+/** Under the claim: one operation, and whatever more it takes. */
+function writePieces(
+  fs: Fs,
+  rq: WriteRequest,
+): number | OfflineWait | Promise<number | OfflineWait> {
+  const progress: Progress = { start: rq.offset, done: 0 };
+  const piece = () => fs.runner.run((op) => writePiece(op, fs, rq, progress), rq.caller);
+  const first = piece();
+  if (first === rq.data.length) {
+    relieve(fs);
+    return first;
+  }
+  return writeRest(fs, rq, progress, piece, first);
+}
+
+async function writeRest(
+  fs: Fs,
+  rq: WriteRequest,
+  progress: Progress,
+  piece: () => PieceResult | Promise<PieceResult>,
+  first: PieceResult | Promise<PieceResult>,
+): Promise<number | OfflineWait> {
+  try {
+    let result = await first;
+    for (;;) {
+      if (result instanceof OfflineWait) {
+        if (progress.done === 0) return result;
+        break; // Released under us between two pieces: what was written counts.
+      }
+      if (result === TRUNCATE_FIRST) await finishTruncate(fs, rq.ino);
+      else if (progress.done === rq.data.length) break;
+      relieve(fs);
+      result = await piece();
+    }
+  } catch (e) {
+    if (progress.done === 0) throw e;
+  }
+  relieve(fs);
+  return progress.done;
+}
+
+/**
+ * Writes some of the oldest dirty pages when there are many. An error is not the writer's: the pages
+ * stay, the commit meets it again, reports it and repeats.
+ */
+function relieve(fs: Fs): void {
+  if (!fs.dirty.streaming) return;
+  try {
+    fs.dirty.flushStep();
+  } catch (e) {
+    if (!(e instanceof DeviceError)) throw e;
+  }
+}
+
+/** One operation of a write; returns the bytes it wrote. */
+function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): PieceResult {
+  op.writeOut = rq.pageWrite;
+  if (fs.dirty.full) op.wait(fs.trans.sync());
+  const h = getFile(op, fs, rq.ino, LOCK_WRITE);
+  const { inode } = h;
+  if (inode.hasRetention) throw errnoError(EPERM);
+  if ((inode.flags & INODE_FLAG_TRUNCATE) !== 0) return TRUNCATE_FIRST;
+  const start = rq.append && progress.done === 0 ? inode.size : progress.start;
+  const pos = start + progress.done;
+  const wanted = Math.min(rq.data.length - progress.done, MAX_FILE_SIZE - pos);
+  if (wanted <= 0) throw errnoError(EFBIG);
+  const wait = offlineIn(op, fs, h, 0, Math.ceil(inode.size / SM_SIZE));
+  if (wait !== null) return wait;
+  const strip = rq.killSuidgid ? killSuidgidMode(inode.mode) : inode.mode;
+
+  const first = Math.floor(pos / SM_SIZE);
+  const end = Math.ceil((pos + wanted) / SM_SIZE);
+  const { dataPreallocBlocks: blocks, dataPreallocContigOnly: contigOnly } = fs.options;
+  const from = contigOnly ? first : first - first % blocks;
+  const extents = new FileExtents(op, fs, h, from, end);
+  const edges = readEdges(fs, extents, pos, wanted);
+  const seq = gatherUpdate(op, fs, [{ h, dataSeq: true }], {
+    allocating: !rq.pageWrite,
+    dataBlocks: unmappedBlocks(extents, first, end),
+    items: PIECE_STEPS * STEP_ITEMS + 4,
+  });
+
+  op.apply();
+  const runs: MappedRun[] = [];
+  const reached = mapForWrite(
+    extents,
+    first,
+    end,
+    inode.onlineBlocks,
+    { blocks, contigOnly },
+    false,
+    dataAllocator(fs),
+    PIECE_STEPS,
+    runs,
+  );
+  const bytes = Math.min(wanted, reached * SM_SIZE - pos);
+  const data = rq.data.subarray(progress.done, progress.done + bytes);
+  storeRuns(fs, runs, pos, data, edges, rq);
+  extents.account();
+  const changed = h.edit();
+  if (pos + bytes > changed.size) changed.size = pos + bytes;
+  changed.mode = strip;
+  touch(fs, changed);
+  changed.dataSeq = seq;
+  changed.dataVersion++;
+  changed.version++;
+  writeInode(op, fs, h, seq);
+  progress.start = start;
+  progress.done += bytes;
+  return bytes;
+}
+
+/** Old contents of the first and last block of a write, where they are kept in part. */
+interface Edges {
+  head: Uint8Array | null;
+  tail: Uint8Array | null;
+}
+
+const NO_EDGES: Edges = { head: null, tail: null };
+
+/** Reads what a write keeps of blocks that it covers in part; may fail, hence while gathering. */
+function readEdges(fs: Fs, extents: FileExtents, pos: number, bytes: number): Edges {
+  const first = Math.floor(pos / SM_SIZE);
+  const last = Math.floor((pos + bytes - 1) / SM_SIZE);
+  const partHead = pos % SM_SIZE !== 0 || (first === last && bytes < SM_SIZE);
+  const partTail = last !== first && (pos + bytes) % SM_SIZE !== 0;
+  if (!partHead && !partTail) return NO_EDGES;
+  const { headPage, tailPage } = fs.dirty;
+  return {
+    head: partHead ? readEdge(fs, extents, first, headPage) : null,
+    tail: partTail ? readEdge(fs, extents, last, tailPage) : null,
+  };
+}
+
+/** `into` filled with the block's data; null when it has none, or has it in memory. */
+function readEdge(
+  fs: Fs,
+  extents: FileExtents,
+  block: number,
+  into: Uint8Array,
+): Uint8Array | null {
+  const e = extents.next(block);
+  if (e === null || e.start > block || !isOnline(e.blkno, e.flags)) return null;
+  const blkno = e.blkno + (block - e.start);
+  if (fs.dirty.has(blkno)) return null;
+  fs.data.read(into, blkno * SM_SIZE);
+  return into;
+}
+
+/** Puts the payload in place; cannot fail. */
+function storeRuns(
+  fs: Fs,
+  runs: readonly MappedRun[],
+  pos: number,
+  data: Uint8Array,
+  edges: Edges,
+  rq: WriteRequest,
+): void {
+  const firstBlock = Math.floor(pos / SM_SIZE);
+  const stop = pos + data.length;
+  for (const run of runs) {
+    let b = run.start;
+    const runEnd = run.start + run.len;
+    while (b < runEnd) {
+      const at = b * SM_SIZE;
+      assert(at < stop, "a write mapped blocks that it has no data for");
+      const blkno = run.blkno + (b - run.start);
+      if (at < pos || at + SM_SIZE > stop) {
+        const old = b === firstBlock ? edges.head : edges.tail;
+        storePartial(fs, blkno, run.fresh, old, pos, data, at);
+        b++;
+        continue;
+      }
+      const whole = Math.min(runEnd, Math.floor(stop / SM_SIZE)) - b;
+      storeWhole(fs, blkno, whole, data.subarray(at - pos, at - pos + whole * SM_SIZE), rq);
+      b += whole;
+    }
+  }
+}
+
+/** A block of which the payload covers a part: it becomes a dirty page. */
+function storePartial(
+  fs: Fs,
+  blkno: number,
+  fresh: boolean,
+  old: Uint8Array | null,
+  pos: number,
+  data: Uint8Array,
+  at: number,
+): void {
+  let page = fs.dirty.page(blkno);
+  if (page === null) {
+    page = fs.dirty.add(blkno);
+    if (fresh) page.fill(0);
+    else {
+      assert(old !== null, "the old contents of a partly written block were read");
+      page.set(old);
+    }
+  } else assert(!fresh, "a block that was just allocated has no dirty page");
+  const from = Math.max(at, pos);
+  const to = Math.min(at + SM_SIZE, pos + data.length);
+  page.set(data.subarray(from - pos, to - pos), from - at);
+}
+
+/** Whole blocks: to the device if they are many or the writer wants that, else dirty pages. */
+function storeWhole(fs: Fs, blkno: number, len: number, data: Uint8Array, rq: WriteRequest): void {
+  if (data.length >= DIRECT_BYTES || rq.direct) {
+    try {
+      fs.data.write(deviceBuffer(fs, data, rq), blkno * SM_SIZE);
+      fs.dirty.drop(blkno, len);
+      return;
+    } catch (e) {
+      // The mapping exists, so the data must reach the device before the commit, which repeats.
+      if (!(e instanceof DeviceError)) throw e;
+    }
+  }
+  for (let i = 0; i < len; i++) {
+    const page = fs.dirty.page(blkno + i) ?? fs.dirty.add(blkno + i);
+    page.set(data.subarray(i * SM_SIZE, (i + 1) * SM_SIZE));
+  }
+}
+
+/** `data` itself if the device can take it from where it is, otherwise a copy that it can. */
+function deviceBuffer(fs: Fs, data: Uint8Array, rq: WriteRequest): Uint8Array {
+  if (rq.aligned === true && (data.byteOffset - rq.data.byteOffset) % SM_SIZE === 0) return data;
+  const copy = fs.dirty.scratch(data.length).subarray(0, data.length);
+  copy.set(data);
+  return copy;
+}

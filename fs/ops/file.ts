@@ -1,0 +1,91 @@
+/** What the operations on a regular file's data have in common: checks, offline waits, times. */
+
+import { SM_SIZE } from "../../format/constants.ts";
+import { EINVAL, EISDIR } from "../../format/errno.ts";
+import type { Inode } from "../../format/items.ts";
+import { errnoError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import { getInode, type InodeHandle, isDir } from "../inode.ts";
+import type { Op } from "../op.ts";
+import { nextExtent } from "./extent_items.ts";
+import { type AllocateData, isOffline } from "./extents.ts";
+import type { RequestId } from "./wait.ts";
+
+/** Offsets are exact JS numbers: what we write ends below 8 PiB. EFBIG beyond. */
+export const MAX_FILE_SIZE = Number.MAX_SAFE_INTEGER;
+
+/** Blocks that `bytes` take. */
+export const blocksOf = (bytes: number): number => Math.ceil(bytes / SM_SIZE);
+
+/** An operation that met offline data: what to wait for (02 §17.4). */
+export class OfflineWait {
+  constructor(
+    readonly iblock: number,
+    /** `DataWaiters.changes` under the lock. */
+    readonly changes: number,
+  ) {}
+}
+
+/**
+ * The first offline block among [first, end) of a file; null when there is none. The counter makes
+ * it free for files that have none. While gathering.
+ */
+export function offlineIn(
+  op: Op,
+  fs: Fs,
+  h: InodeHandle,
+  first: number,
+  end: number,
+): OfflineWait | null {
+  if (h.inode.offlineBlocks === 0) return null;
+  for (let b = first; b < end;) {
+    const e = nextExtent(op, fs, h, b);
+    if (e === null || e.start >= end) break;
+    if (isOffline(e.flags)) return new OfflineWait(Math.max(e.start, b), fs.waiters.changes);
+    b = e.start + e.len;
+  }
+  return null;
+}
+
+/** Repeats `attempt` until it no longer meets offline data. Call it with nothing claimed. */
+export async function retryAfterWait<T>(
+  fs: Fs,
+  rq: { ino: number; id: RequestId },
+  waitOp: number,
+  first: OfflineWait,
+  attempt: () => T | OfflineWait | Promise<T | OfflineWait>,
+): Promise<T> {
+  let wait = first;
+  for (;;) {
+    await fs.waiters.park(rq.ino, wait.iblock, waitOp, rq.id, wait.changes);
+    const result = await attempt();
+    if (!(result instanceof OfflineWait)) return result;
+    wait = result;
+  }
+}
+
+/** The inode as a regular file: EISDIR, EINVAL for others. */
+export function getFile(op: Op, fs: Fs, ino: number, mode: number): InodeHandle {
+  const h = getInode(op, fs, ino, mode);
+  if (!h.isReg) throw errnoError(isDir(h.inode.mode) ? EISDIR : EINVAL);
+  return h;
+}
+
+/** mtime = ctime = now. */
+export function touch(fs: Fs, inode: Inode): void {
+  const now = fs.clock.realtime();
+  const { mtime, ctime } = inode;
+  mtime.sec = ctime.sec = now.sec;
+  mtime.nsec = ctime.nsec = now.nsec;
+}
+
+/**
+ * Allocation after a hold that promised the blocks that are needed: what is asked for beyond them
+ * may not use them up.
+ */
+export function dataAllocator(fs: Fs): AllocateData {
+  return (count, needed) => {
+    const most = Math.max(1, fs.trans.dataAvailable - (needed - 1));
+    return fs.trans.allocData(Math.min(count, most));
+  };
+}
