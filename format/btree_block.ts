@@ -276,9 +276,17 @@ function addItem(b: BlockBytes, key: Key, flags: number, val: Uint8Array): numbe
   return item;
 }
 
-/** Replaces the item's value. It takes new space from the free middle, which must have room. */
+/**
+ * Replaces the item's value: in place if it takes as much space, otherwise with new space from the
+ * free middle, which must have room. (The reference takes new space always; 01 §10.6 is policy.)
+ */
 export function updateItem(b: BlockBytes, item: number, val: Uint8Array): void {
   const grown = roundUp8(val.length);
+  if (grown > 0 && grown === roundUp8(itemValLen(b, item))) {
+    b.buf.set(val, itemValOff(b, item));
+    b.v.setUint16(item + VAL_LEN, val.length, true);
+    return;
+  }
   if (val.length > BTREE_MAX_VAL_LEN || midFreeLen(b) < grown) {
     throw new Error(`no room for a value of ${val.length} bytes in a btree block`);
   }

@@ -9,7 +9,7 @@
  *   passed `checkBtreeShape`, so that no walk can leave them or loop.
  * - Dirty blocks stay in memory until written or forgotten. Clean ones leave least recently used
  *   first, but the 64 used last always stay: a block handed out is good until 64 others have been
- *   read or made, and whoever needs it longer copies what it needs.
+ *   read or made, and whoever needs it longer copies what it needs or pins it.
  * - Memory: the limit, or 64 blocks more than were ever dirty at once if that is greater. Buffers
  *   are reused, never returned.
  */
@@ -57,6 +57,8 @@ export class Block implements BlockBytes {
   magic = 0;
   /** The writer in which it is dirty; null if clean. */
   writer: BlockWriter | null = null;
+  /** Uses that outlast 64 other blocks; it is not evicted while there are any. */
+  pins = 0;
   /** Neighbours in the order of last use; both null while dirty. */
   newer: Block | null = null;
   older: Block | null = null;
@@ -257,11 +259,9 @@ export class BlockCache {
   private take(): Block {
     const b = this.fresh.pop();
     if (b !== undefined) return b;
-    const oldest = this.oldest;
-    if (oldest !== null && this.allocated >= this.limitBlocks && this.clean > KEPT_BLOCKS) {
-      this.unlist(oldest);
-      if (this.blocks.get(oldest.blkno) === oldest) this.blocks.delete(oldest.blkno);
-      return oldest;
+    if (this.allocated >= this.limitBlocks) {
+      const oldest = this.evict();
+      if (oldest !== null) return oldest;
     }
     const slab = this.dev.allocBuffer(SLAB_BLOCKS << LG_SHIFT);
     for (let i = SLAB_BLOCKS - 1; i > 0; i--) {
@@ -269,6 +269,20 @@ export class BlockCache {
     }
     this.allocated += SLAB_BLOCKS;
     return new Block(slab.subarray(0, LG_SIZE));
+  }
+
+  /** Takes the buffer of the clean block that was used longest ago, if more than the kept ones are. */
+  private evict(): Block | null {
+    for (let left = this.clean - KEPT_BLOCKS; left > 0; left--) {
+      const b = this.oldest!;
+      this.unlist(b);
+      if (b.pins === 0) {
+        if (this.blocks.get(b.blkno) === b) this.blocks.delete(b.blkno);
+        return b;
+      }
+      this.list(b);
+    }
+    return null;
   }
 
   /** Lists a clean block, cached or replaced, as the one used last. */
