@@ -99,6 +99,7 @@ export class SystemReactor extends SystemClock implements Reactor {
   private readonly deferred: (() => void)[] = [];
   private readonly receiveBuffer = mapMemory(RECEIVE_BYTES);
   private readonly maxSleepMs: number;
+  private readonly turnMs: number;
   private stopped = false;
   private running = false;
   private lastTurn = 0;
@@ -106,6 +107,7 @@ export class SystemReactor extends SystemClock implements Reactor {
   constructor(options: ReactorOptions = {}) {
     super();
     this.maxSleepMs = options.maxSleepMs ?? Infinity;
+    this.turnMs = Math.min(TURN_MS, this.maxSleepMs / 2);
     this.wakeFd = libc.eventfd(0, 0o2004000); // EFD_NONBLOCK | EFD_CLOEXEC
     if (this.wakeFd < 0) throw sysError("eventfd");
     const count = new Uint8Array(8);
@@ -294,7 +296,7 @@ export class SystemReactor extends SystemClock implements Reactor {
       this.settle();
       if (this.stopped) return false;
       const now = this.now();
-      if (now - this.lastTurn > TURN_MS) {
+      if (now - this.lastTurn > this.turnMs) {
         this.lastTurn = now;
         return true;
       }

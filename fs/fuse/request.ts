@@ -1,0 +1,112 @@
+/**
+ * One request of the kernel: its header, its arguments in place, and the buffer its answer is
+ * encoded into. Requests are answered in any order; the session reuses a request object and its
+ * buffers once it is answered, so a handler that suspends keeps the object, and copies names
+ * (`name`) because they are handed to operations that may run again later.
+ */
+
+import { getU64 } from "../../format/bytes.ts";
+import { EFBIG, EINVAL } from "../../format/errno.ts";
+import type { Caller } from "../caller.ts";
+import { errnoError } from "../errors.ts";
+import { IN_HEADER, OUT_HEADER } from "./abi.ts";
+
+/** Bytes of answer payload in `req.out`: the largest xattr value, or a long directory. */
+export const OUT_BYTES = 64 << 10;
+
+/** A buffer with a view of it. */
+export interface Buffer {
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+}
+
+export function bufferOf(bytes: Uint8Array): Buffer {
+  return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset, bytes.length) };
+}
+
+export class FuseRequest implements Caller {
+  opcode = 0;
+  /** The kernel's number of the request; unique among those not yet answered. */
+  unique = 0;
+  /** The inode. */
+  ino = 0;
+  uid = 0;
+  gid = 0;
+  pid = 0;
+  /** Set by handlers of requests that create something. */
+  umask = 0;
+  /** Bytes of the request, header included. */
+  length = 0;
+  /** The request. Once its handler suspended, only a WRITE still has it. */
+  in: Buffer;
+  /** Where the answer's payload goes: `OUT_BYTES` from byte 0. */
+  readonly out: Buffer;
+  /** Sent after the payload in `out`, when set: data in a page-aligned buffer. */
+  data: Uint8Array | null = null;
+  /** The session's: the buffer that `data` is part of. */
+  dataBuffer: Uint8Array | null = null;
+  /** Ends the waits of the operation behind the request. */
+  cancel: (() => void) | null = null;
+  /** Undoes what an answer that finds nobody (ENOENT) told the kernel about. */
+  undo: (() => void) | null = null;
+
+  /** `frame` has room for the answer's header and `OUT_BYTES`. */
+  constructor(input: Buffer, readonly frame: Buffer) {
+    this.in = input;
+    this.out = bufferOf(frame.bytes.subarray(OUT_HEADER, OUT_HEADER + OUT_BYTES));
+  }
+
+  /** Reads the header; throws EINVAL when the length is not what was received. */
+  decode(received: number): void {
+    const v = this.in.view;
+    this.length = v.getUint32(0, true);
+    this.opcode = v.getUint32(4, true);
+    this.unique = getU64(v, 8);
+    this.ino = getU64(v, 16);
+    this.uid = v.getUint32(24, true);
+    this.gid = v.getUint32(28, true);
+    this.pid = v.getUint32(32, true);
+    this.umask = 0;
+    this.data = null;
+    this.cancel = null;
+    this.undo = null;
+    if (this.length !== received) throw errnoError(EINVAL);
+  }
+
+  /** Argument fields, by their offset in the argument structure. */
+  u32(o: number): number {
+    return this.in.view.getUint32(IN_HEADER + o, true);
+  }
+  i32(o: number): number {
+    return this.in.view.getInt32(IN_HEADER + o, true);
+  }
+  /** EFBIG beyond 2^53−1: only offsets and sizes can be so large. */
+  u64(o: number): number {
+    const v = this.in.view, at = IN_HEADER + o;
+    const hi = v.getUint32(at + 4, true);
+    if (hi >= 0x20_0000) throw errnoError(EFBIG);
+    return hi * 0x1_0000_0000 + v.getUint32(at, true);
+  }
+  big(o: number): bigint {
+    return this.in.view.getBigUint64(IN_HEADER + o, true);
+  }
+  /** Two's complement seconds. */
+  seconds(o: number): number {
+    return this.in.view.getInt32(IN_HEADER + o + 4, true) * 0x1_0000_0000 + this.u32(o);
+  }
+
+  /** A copy of the NUL-terminated string at `o` of the arguments. */
+  name(o: number): Uint8Array {
+    const start = IN_HEADER + o;
+    const end = this.in.bytes.indexOf(0, start);
+    if (end < 0 || end >= this.length) throw errnoError(EINVAL);
+    return this.in.bytes.slice(start, end);
+  }
+
+  /** The `length` bytes at `o` of the arguments, in place. */
+  window(o: number, length: number): Uint8Array {
+    const start = IN_HEADER + o;
+    if (start + length > this.length) throw errnoError(EINVAL);
+    return this.in.bytes.subarray(start, start + length);
+  }
+}
