@@ -89,6 +89,34 @@ export const olderMayLead = (r: SlotRecord): boolean =>
   r.events[QUORUM_EVENT_FENCE].term > r.events[QUORUM_EVENT_STOP].term &&
   r.events[QUORUM_EVENT_FENCE].term < r.events[QUORUM_EVENT_ELECT].term;
 
+/** A leader of an earlier term that did not record its stop. */
+export interface PreviousLeader {
+  readonly slot: number;
+  readonly rid: bigint;
+  readonly term: number;
+}
+
+/** Whom the leader of `term`, mount `rid`, has to fence before it touches the volume (04 §8). */
+export function previousLeaders(
+  records: readonly SlotRecord[],
+  term: number,
+  rid: bigint,
+): PreviousLeader[] {
+  let fenced = 0;
+  const candidates: PreviousLeader[] = [];
+  for (const r of records) {
+    const elect = r.events[QUORUM_EVENT_ELECT];
+    const fence = r.events[QUORUM_EVENT_FENCE];
+    if (mayLead(r)) candidates.push({ slot: r.slot, rid: elect.rid, term: elect.term });
+    if (olderMayLead(r)) candidates.push({ slot: r.slot, rid: fence.rid, term: fence.term });
+    fenced = Math.max(fenced, fence.term);
+  }
+  // A leader of exactly the newest fenced term is itself still to be fenced.
+  return candidates.filter((c) =>
+    c.term > 0 && c.term >= fenced && c.term <= term && c.rid !== rid
+  );
+}
+
 /** Access to the small blocks of a volume; one buffer, so not reentrant. */
 export class SmallBlocks {
   readonly #buf: Uint8Array;
