@@ -62,14 +62,9 @@ export class InodeHandle {
     this.dataSeq = isNew ? -1 : inode.dataSeq;
   }
 
-  /** An inode over its item's value, which may be of either format version's length. */
-  static existing(ino: number, lock: ClusterLock, val: Uint8Array): InodeHandle {
-    return new InodeHandle(
-      ino,
-      lock,
-      Inode.at(val.length === Inode.SIZE ? val : widened(val)),
-      false,
-    );
+  /** An inode over its item's value. */
+  static existing(ino: number, lock: ClusterLock, inode: Inode): InodeHandle {
+    return new InodeHandle(ino, lock, inode, false);
   }
 
   /** A new inode, all fields zero; `writeInode` creates its items. */
@@ -80,7 +75,9 @@ export class InodeHandle {
   /** The private, writable copy of the fields. Nothing is stored before `writeInode`. */
   edit(): Inode {
     if (!this.#edited) {
-      this.inode = Inode.at(this.inode.bytes.slice());
+      const copy = new Uint8Array(Inode.SIZE);
+      copy.set(this.inode.bytes);
+      this.inode = Inode.at(copy);
       this.#edited = true;
     }
     return this.inode;
@@ -92,12 +89,6 @@ export class InodeHandle {
   get isReg(): boolean {
     return isReg(this.inode.mode);
   }
-}
-
-function widened(val: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(Inode.SIZE);
-  bytes.set(val);
-  return bytes;
 }
 
 /** Is `length` one that an inode item may have on this volume (02 §3.1)? */
@@ -117,7 +108,7 @@ export function getInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle
   if (!validLength(fs, item.val.length)) {
     throw new CorruptError(`inode ${ino}: item of ${item.val.length} bytes`);
   }
-  return InodeHandle.existing(ino, lock, item.val);
+  return InodeHandle.existing(ino, lock, Inode.read(item.val, fs.fmtVers));
 }
 
 export const readInode = (op: Op, fs: Fs, ino: number): InodeHandle =>

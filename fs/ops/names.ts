@@ -164,6 +164,7 @@ function prepareInode(
 
 /** The parent's project id, an opaque 64-bit number, becomes the child's. */
 function copyProject(from: Inode, to: Inode): void {
+  if (!from.hasProj) return;
   const off = Inode.V1_SIZE;
   to.v.setUint32(to.o + off, from.v.getUint32(from.o + off, true), true);
   to.v.setUint32(to.o + off + 4, from.v.getUint32(from.o + off + 4, true), true);

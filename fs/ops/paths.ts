@@ -72,4 +72,3 @@ export function inoPath(op: Op, fs: Fs, ino: number, dir: number, pos: number): 
   }
   return { path, dir: first.dir, pos: first.pos };
 }
-

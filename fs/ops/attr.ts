@@ -1,0 +1,97 @@
+/** Reading and changing attributes, all but the size (02 §11.1, §11.2 step 5). */
+
+import { INODE_FLAG_RETENTION } from "../../format/constants.ts";
+import { EPERM } from "../../format/errno.ts";
+import type { Inode } from "../../format/items.ts";
+import { ROOT_CALLER } from "../caller.ts";
+import { errnoError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import {
+  gatherUpdate,
+  isDir,
+  lockInode,
+  readInode,
+  S_IFMT,
+  S_ISGID,
+  S_ISUID,
+  S_IXGRP,
+  writeInode,
+} from "../inode.ts";
+import type { Op } from "../op.ts";
+import { gatherChmod, keepSetgid } from "./acl.ts";
+import { dropCapability } from "./xattr.ts";
+
+const ALL_PERMISSIONS = 0o7777;
+const SECTORS_PER_BLOCK = 8;
+
+/** st_blksize. */
+export const BLOCK_SIZE = 4096;
+
+/** The inode's fields, valid until the run ends. ENOENT when the inode is gone. */
+export function getattr(op: Op, fs: Fs, ino: number): Inode {
+  return readInode(op, fs, ino).inode;
+}
+
+/** st_blocks: 512-byte units; offline blocks count, unwritten ones do not (02 §3.2). */
+export function stBlocks(inode: Inode): number {
+  return (inode.onlineBlocks + inode.offlineBlocks) * SECTORS_PER_BLOCK;
+}
+
+export interface Time {
+  readonly sec: number;
+  readonly nsec: number;
+}
+
+/** What a setattr changes; what is absent stays. `ctime` is now unless given. */
+export interface AttrChanges {
+  /** Permission bits; type bits are ignored. */
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+  readonly atime?: Time;
+  readonly mtime?: Time;
+  readonly ctime?: Time;
+  /** The change ends set-id bits and file capabilities: chown, truncate without CAP_FSETID. */
+  readonly killSuidgid?: boolean;
+}
+
+/** `mode` after something that ends set-id rights; S_ISGID without S_IXGRP is not such a right. */
+export function killSuidgidMode(mode: number): number {
+  if (isDir(mode)) return mode;
+  return mode & ~((mode & S_IXGRP) !== 0 ? S_ISUID | S_ISGID : S_ISUID);
+}
+
+/**
+ * chmod, chown, utimes: one non-allocating hold. Ownership and permission were checked by the
+ * kernel. EPERM with retention; EOPNOTSUPP for the mode of a symlink when ACLs are enabled.
+ */
+export function setattr(op: Op, fs: Fs, ino: number, changes: AttrChanges): void {
+  const h = lockInode(op, fs, ino);
+  if ((h.inode.flags & INODE_FLAG_RETENTION) !== 0) throw errnoError(EPERM);
+  const { uid, gid, atime, mtime, ctime } = changes;
+  const kill = changes.killSuidgid === true;
+  let mode = h.inode.mode;
+  if (changes.mode !== undefined) {
+    mode = (mode & S_IFMT) | (changes.mode & ALL_PERMISSIONS);
+    mode = keepSetgid(fs, op.caller ?? ROOT_CALLER, mode, gid ?? h.inode.gid);
+  }
+  if (kill) mode = killSuidgidMode(mode);
+  const acl = changes.mode === undefined ? null : gatherChmod(op, fs, h, mode);
+  const capability = kill ? dropCapability(op, fs, h) : null;
+  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: false });
+
+  op.apply();
+  const now = fs.env.realtime();
+  const inode = h.edit();
+  if (acl !== null) acl.apply(op, fs, now);
+  if (capability !== null) capability.apply(op, fs, now);
+  inode.mode = mode;
+  if (uid !== undefined) inode.uid = uid;
+  if (gid !== undefined) inode.gid = gid;
+  if (atime !== undefined) inode.atime.set(atime.sec, atime.nsec);
+  if (mtime !== undefined) inode.mtime.set(mtime.sec, mtime.nsec);
+  const changed = ctime ?? now;
+  inode.ctime.set(changed.sec, changed.nsec);
+  inode.version += 1;
+  writeInode(op, fs, h, t);
+}

@@ -1,0 +1,284 @@
+/**
+ * Deleting inodes that have no links (02 §6): a background queue of those that became unused here,
+ * and the scan for those that others or a crash left.
+ *
+ * What makes it safe: with the inode's WRITE lock held, nlink 0, no use here, and no bit in an open
+ * map fetched under this same grant of the lock, nobody can reach the inode. Every step checks all
+ * of that again. The orphan item goes in the same hold as the inode item, so whatever interrupts a
+ * deletion, a later attempt finds the inode again and resumes.
+ */
+
+import {
+  INODE_GROUP_SIZE,
+  TYPE_DATA_EXTENT,
+  TYPE_SYMLINK,
+  TYPE_XATTR,
+} from "../../format/constants.ts";
+import {
+  extentKey,
+  inodeKey,
+  lastInodeKey,
+  orphanKey,
+  symlinkKey,
+  xattrKey,
+} from "../../format/item_keys.ts";
+import { Inode } from "../../format/items.ts";
+import type { Key } from "../../format/key.ts";
+import { ORPHAN_LOCK_RANGE } from "../../format/lock_ranges.ts";
+import { CMD_OPEN_INO_MAP, LOCK_WRITE, LOCK_WRITE_ONLY, OpenInoMap } from "../../format/wire.ts";
+import { next } from "../btree.ts";
+import { assert, FsError } from "../errors.ts";
+import type { Fs } from "../fs.ts";
+import { deleteIndexItems, InodeHandle, lockIndexItems } from "../inode.ts";
+import type { ClusterLock } from "../lock_client.ts";
+import type { Op } from "../op.ts";
+import { deleteExtents } from "./truncate.ts";
+import { gatherTagRemoval, readHead } from "./xattr.ts";
+
+/** Unlinks wait while so many inodes are to be deleted. */
+const QUEUE_LIMIT = 1024;
+/** A deletion never runs longer than this without letting others run, in milliseconds. */
+const SLICE_MS = 1;
+/** Open maps kept; each is good only for one grant of its group's lock. */
+const MAP_LIMIT = 64;
+/** Users' inodes begin here: the root is never deleted. */
+const FIRST_INO = 2;
+
+/** What a step of a deletion found or did. */
+const GONE = 0;
+const IN_USE = 1;
+const EXTENTS = 2;
+const STEPPED = 3;
+
+interface GroupMap {
+  readonly writeSeq: number;
+  readonly map: OpenInoMap;
+}
+
+/** The deletions of one mount. */
+export class Orphans {
+  readonly #queue: number[] = [];
+  readonly #queued = new Set<number>();
+  readonly #maps = new Map<number, GroupMap>();
+  #working: Promise<void> | null = null;
+  #roomWaiters: (() => void)[] = [];
+  #scanning: Promise<void> | null = null;
+  #timer: number | null = null;
+  #stopped = false;
+
+  constructor(private readonly fs: Fs) {
+    fs.refs.onUnused = (ino, unlinked) => {
+      if (unlinked) this.enqueue(ino);
+    };
+  }
+
+  /** Inodes waiting to be deleted, with the one that is being deleted. */
+  get pending(): number {
+    return this.#queued.size;
+  }
+
+  /** Gather of an operation that makes an orphan: waits while too many are pending. */
+  awaitRoom(op: Op): void {
+    if (this.#queued.size < QUEUE_LIMIT || this.#stopped) return;
+    op.wait(new Promise<void>((resolve) => this.#roomWaiters.push(resolve)));
+  }
+
+  /** Deletes `ino` in the background if nobody uses it. */
+  enqueue(ino: number): void {
+    if (this.#queued.has(ino)) return;
+    this.#queued.add(ino);
+    this.#queue.push(ino);
+    this.#working ??= this.#work();
+  }
+
+  /** Resolves when nothing is pending. */
+  async drain(): Promise<void> {
+    while (this.#working !== null) await this.#working;
+  }
+
+  async #work(): Promise<void> {
+    const { clock } = this.fs;
+    // Not within the operation that made the orphan.
+    await null;
+    let since = clock.now();
+    for (;;) {
+      const ino = this.#queue.shift();
+      if (ino === undefined) break;
+      try {
+        await this.delete(ino);
+      } catch (e) {
+        if (!(e instanceof FsError)) throw e;
+        this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
+      }
+      this.#queued.delete(ino);
+      if (this.#queued.size < QUEUE_LIMIT) this.#wakeRoomWaiters();
+      if (clock.now() - since > SLICE_MS) {
+        await this.#breathe();
+        since = clock.now();
+      }
+    }
+    this.#working = null;
+  }
+
+  #wakeRoomWaiters(): void {
+    const waiters = this.#roomWaiters;
+    if (waiters.length === 0) return;
+    this.#roomWaiters = [];
+    for (const wake of waiters) wake();
+  }
+
+  /** Lets requests be served that came meanwhile. */
+  #breathe(): Promise<void> {
+    return new Promise((resolve) => this.fs.clock.setTimer(0, resolve));
+  }
+
+  /**
+   * Tries to delete one inode (02 §6.3, §6.4), in steps; returns without it when it is linked or in
+   * use anywhere. Rejects with what a step met, e.g. EIO.
+   */
+  async delete(ino: number): Promise<void> {
+    for (;;) {
+      const step = await this.fs.runner.run((op) => this.#step(op, ino));
+      if (step === GONE || step === IN_USE) return;
+      if (step === EXTENTS) await deleteExtents(this.fs, ino);
+    }
+  }
+
+  #step(op: Op, ino: number): number {
+    const { fs } = this;
+    const lock = fs.locks.inode(ino);
+    op.lock(lock, LOCK_WRITE);
+    const item = fs.items.lookup(op, lock, inodeKey(ino));
+    if (item === null) return GONE;
+    const h = InodeHandle.existing(ino, lock, Inode.read(item.val, fs.fmtVers));
+    // Used here: it comes back when it is not any more.
+    if (h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return IN_USE;
+    if (this.#openElsewhere(op, lock, ino)) return IN_USE;
+    if (h.isReg) {
+      const last = lastInodeKey(ino, TYPE_DATA_EXTENT);
+      if (fs.items.next(op, lock, extentKey(ino, 0, 0), last) !== null) return EXTENTS;
+    }
+    if (!this.#deleteXattr(op, h)) this.#deleteInode(op, h);
+    return STEPPED;
+  }
+
+  /** Is the inode in use by another mount? Asks at most once per grant of the group's lock. */
+  #openElsewhere(op: Op, lock: ClusterLock, ino: number): boolean {
+    const group = Math.floor(ino / INODE_GROUP_SIZE);
+    const known = this.#maps.get(group);
+    if (known === undefined || known.writeSeq !== lock.writeSeq) {
+      op.waitPinned(this.#fetchMap(group, lock.writeSeq));
+    }
+    return known.map.test(ino % INODE_GROUP_SIZE);
+  }
+
+  async #fetchMap(group: number, writeSeq: number): Promise<void> {
+    const map = await this.#requestMap(group);
+    if (this.#maps.size >= MAP_LIMIT) this.#maps.clear();
+    this.#maps.set(group, { writeSeq, map });
+  }
+
+  async #requestMap(group: number): Promise<OpenInoMap> {
+    const request = OpenInoMap.alloc();
+    request.args.groupNr = group;
+    const bytes = await this.fs.link.request(CMD_OPEN_INO_MAP, request.args.bytes);
+    return OpenInoMap.at(bytes);
+  }
+
+  /** Deletes the first xattr item with what its tags did, in one hold; false when there is none. */
+  #deleteXattr(op: Op, h: InodeHandle): boolean {
+    const { fs } = this;
+    const item = fs.items.next(
+      op,
+      h.lock,
+      xattrKey(h.ino, 0, 0, 0),
+      lastInodeKey(h.ino, TYPE_XATTR),
+    );
+    if (item === null) return false;
+    const undo = item.key.fourth === 0 ? gatherTagRemoval(op, fs, h, readHead(item)) : null;
+    op.transSeq();
+    op.hold({ allocating: false });
+    op.apply();
+    fs.items.delete(op, h.lock, item.key);
+    if (undo !== null) undo();
+    return true;
+  }
+
+  /** The last hold: index items, symlink target, orphan item and inode item. */
+  #deleteInode(op: Op, h: InodeHandle): void {
+    const { fs } = this;
+    const { ino, lock } = h;
+    op.lock(fs.locks.orphan(), LOCK_WRITE_ONLY);
+    lockIndexItems(op, fs, h);
+    const parts: Key[] = [];
+    const last = lastInodeKey(ino, TYPE_SYMLINK);
+    for (let key = symlinkKey(ino, 0);;) {
+      const part = fs.items.next(op, lock, key, last);
+      if (part === null) break;
+      parts.push(part.key);
+      key = part.key.inc();
+    }
+    op.transSeq();
+    op.hold({ allocating: false });
+    op.apply();
+    deleteIndexItems(op, fs, h);
+    for (const key of parts) fs.items.delete(op, lock, key);
+    fs.items.deleteForce(op, fs.locks.orphan(), orphanKey(ino), lock);
+    fs.items.delete(op, lock, inodeKey(ino));
+    fs.trans.addInodes(-1);
+  }
+
+  /** Begins the endless scans (02 §6.6). */
+  start(): void {
+    assert(this.#timer === null && !this.#stopped, "orphan scans are started once");
+    this.#schedule();
+  }
+
+  /** Ends scanning, before the last commit; deletions that are pending can be waited for. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    if (this.#timer !== null) this.fs.clock.clearTimer(this.#timer);
+    this.#wakeRoomWaiters();
+    if (this.#scanning !== null) await this.#scanning;
+  }
+
+  #schedule(): void {
+    if (this.#stopped) return;
+    const delay = this.fs.options.orphanScanDelayMs;
+    const spread = 0.8 + this.fs.random.below(1000) / 2500;
+    this.#timer = this.fs.clock.setTimer(delay * spread, () => {
+      this.#scanning = this.scan().catch((e: unknown) => {
+        if (!(e instanceof FsError)) throw e;
+        this.fs.log(`the scan for orphans stopped: ${e.message}`);
+      }).finally(() => {
+        this.#scanning = null;
+        this.#schedule();
+      });
+    });
+  }
+
+  /**
+   * One scan: tries to delete what the merged tree lists as orphans and nobody seems to use. Log
+   * trees are not looked at: what is only there is mostly still open somewhere.
+   */
+  async scan(): Promise<void> {
+    const { fs } = this;
+    const roots = await fs.roots.fresh();
+    let group = -1;
+    let map: OpenInoMap | null = null;
+    let key = orphanKey(FIRST_INO);
+    while (!this.#stopped) {
+      const item = next({ cache: fs.cache }, roots.fsRoot, key);
+      if (item === null || item.key.compare(ORPHAN_LOCK_RANGE.end) > 0) return;
+      const ino = item.key.second;
+      key = item.key.inc();
+      if (fs.refs.isUsed(ino)) continue;
+      const itsGroup = Math.floor(ino / INODE_GROUP_SIZE);
+      if (map === null || itsGroup !== group) {
+        group = itsGroup;
+        map = await this.#requestMap(group);
+      }
+      if (!map.test(ino % INODE_GROUP_SIZE)) await this.delete(ino);
+    }
+  }
+}
