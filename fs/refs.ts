@@ -116,7 +116,9 @@ export class InodeRefs {
 
   /** The kernel was (or is about to be) told of `ino` in `n` entry replies. */
   addLookup(ino: number, n = 1): void {
-    this.#lookups[this.#findOrAdd(ino)] += n;
+    // First the slot: making room replaces the arrays.
+    const i = this.#findOrAdd(ino);
+    this.#lookups[i] += n;
   }
 
   /** FORGET, or an entry reply that found nobody. */
@@ -129,7 +131,8 @@ export class InodeRefs {
 
   /** An open handle, or anything else of ours that must keep the inode from being deleted. */
   open(ino: number): void {
-    this.#opens[this.#findOrAdd(ino)]++;
+    const i = this.#findOrAdd(ino);
+    this.#opens[i]++;
   }
 
   /** Ends one `open`. */
