@@ -280,7 +280,7 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
     inode.onlineBlocks,
     { blocks, contigOnly },
     false,
-    dataAllocator(fs),
+    dataAllocator(op, fs),
     PIECE_STEPS,
     runs,
   );

@@ -78,7 +78,7 @@ function fallocateStep(op: Op, fs: Fs, rq: FallocateRequest, progress: Progress)
     extents,
     progress.block,
     want.end,
-    dataAllocator(fs),
+    dataAllocator(op, fs),
     STEP_PIECES,
   );
   extents.account();

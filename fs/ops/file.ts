@@ -83,9 +83,9 @@ export function touch(fs: Fs, inode: Inode): void {
  * Allocation after a hold that promised the blocks that are needed: what is asked for beyond them
  * may not use them up.
  */
-export function dataAllocator(fs: Fs): AllocateData {
+export function dataAllocator(op: Op, fs: Fs): AllocateData {
   return (count, needed) => {
-    const most = Math.max(1, fs.trans.dataAvailable - (needed - 1));
-    return fs.trans.allocData(Math.min(count, most));
+    const most = Math.max(1, fs.trans.dataReserved - (needed - 1));
+    return fs.trans.allocData(op, Math.min(count, most));
   };
 }

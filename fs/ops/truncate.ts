@@ -112,7 +112,7 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
   const changed = h.edit();
   if (tail !== 0) zeroTail(fs, tail, size);
   let step: Step = "done";
-  if (shrinking && !removeStep(fs, extents, end)) {
+  if (shrinking && !removeStep(op, fs, extents, end)) {
     changed.flags |= INODE_FLAG_TRUNCATE;
     step = "more";
   }
@@ -138,7 +138,7 @@ function truncateStep(op: Op, fs: Fs, ino: number): Step {
   });
 
   op.apply();
-  const finished = removeStep(fs, extents, end);
+  const finished = removeStep(op, fs, extents, end);
   extents.account();
   if (finished) h.edit().flags &= ~INODE_FLAG_TRUNCATE;
   writeInode(op, fs, h, seq);
@@ -146,23 +146,23 @@ function truncateStep(op: Op, fs: Fs, ino: number): Step {
 }
 
 /** Removes up to eight extents from block `first` on; whether none are left. */
-function removeStep(fs: Fs, extents: FileExtents, first: number): boolean {
+function removeStep(op: Op, fs: Fs, extents: FileExtents, first: number): boolean {
   const last = Math.min(MAX_BLOCK, extents.horizon - 1);
   const next = removeExtents(
     extents,
     first,
     last,
     false,
-    (blkno, len) => freeBlocks(fs, blkno, len),
+    (blkno, len) => freeBlocks(op, fs, blkno, len),
     STEP_EXTENTS,
   );
   return next < 0 && extents.horizon === Infinity;
 }
 
 /** Gives data blocks back; what was not yet written of them need not be. */
-export function freeBlocks(fs: Fs, blkno: number, len: number): void {
+export function freeBlocks(op: Op, fs: Fs, blkno: number, len: number): void {
   fs.dirty.drop(blkno, len);
-  fs.trans.freeData(blkno, len);
+  fs.trans.freeData(op, blkno, len);
 }
 
 /** The data block in which a shrinking file will end, its contents read; 0 if there is none. */
@@ -199,5 +199,5 @@ function deleteStep(op: Op, fs: Fs, ino: number): boolean {
   if (extents.next(0) === null) return true;
   op.hold({ allocating: false, items: STEP_ITEMS });
   op.apply();
-  return removeStep(fs, extents, 0);
+  return removeStep(op, fs, extents, 0);
 }
