@@ -120,7 +120,7 @@ export class ListAllocator implements MetaAllocator {
 
   /**
    * Ends the transaction's use, right before its writer is written. The next allocation begins
-   * another transaction, and needs that write to have succeeded.
+   * another transaction, or goes on with this one if that write failed.
    */
   finish(): void {
     this.availBlock = this.freedBlock = null;
@@ -136,6 +136,12 @@ export class ListAllocator implements MetaAllocator {
   /** The first use in a transaction (03 §4.2). */
   private begin(): void {
     const { t: { cache, writer }, avail, freed } = this;
+    if (!avail.ref.isNull && cache.peek(avail.ref.blkno)?.writer === writer) {
+      // finished, but the write failed: the transaction goes on with the blocks it has
+      this.availBlock = readFirst(cache, avail);
+      this.freedBlock = readFirst(cache, freed);
+      return;
+    }
     if (avail.ref.isNull || avail.firstNr < 2) throw noSpace();
     // All that can fail comes before the first change.
     const old = readFirst(cache, avail);
