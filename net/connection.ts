@@ -10,7 +10,7 @@
  * Everything submitted in one turn of the event loop goes out in one send.
  */
 
-import { ECONNABORTED, ENOLINK } from "../format/errno.ts";
+import { ENOLINK } from "../format/errno.ts";
 import { CMD_LOCK } from "../format/wire.ts";
 import { assert, FsError } from "../fs/errors.ts";
 import type { Gate } from "../fs/gate.ts";
@@ -149,7 +149,7 @@ export class Connection {
     this.#acked = 0;
   }
 
-  /** Forgets everything and fails what is pending with ECONNABORTED; later submissions throw. */
+  /** Forgets everything and fails what is pending with ENOLINK; later submissions throw. */
   abort(): void {
     if (this.#dead) return;
     this.#dead = true;
@@ -158,7 +158,7 @@ export class Connection {
     this.#responses = [];
     const pending = [...this.#pending.values()];
     this.#pending.clear();
-    for (const message of pending) message.complete!(ECONNABORTED, EMPTY);
+    for (const message of pending) message.complete!(ENOLINK, EMPTY);
   }
 
   /** Drops all state without completing anything: the server's way to destroy a connection. */

@@ -61,3 +61,26 @@ export const ROOTS_BYTES = 72;
 
 /** The rule for a request at the server; null when it serves no such command. */
 export const requestRule = (cmd: number): RequestRule | null => rules[cmd] ?? null;
+
+/** Payload bytes of the successful responses that a client gets; others are EMSGSIZE (04 §19.1). */
+const responseSizes: ReadonlyMap<number, number> = new Map([
+  [CMD_ALLOC_INODES, 16],
+  [CMD_GET_LOG_TREES, 472],
+  [CMD_COMMIT_LOG_TREES, 0],
+  [CMD_GET_ROOTS, ROOTS_BYTES],
+  [CMD_GET_LAST_SEQ, 8],
+  [CMD_LOCK, 48],
+  [CMD_SRCH_GET_COMPACT, 584],
+  [CMD_SRCH_COMMIT_COMPACT, 0],
+  [CMD_GET_LOG_MERGE, 208],
+  [CMD_COMMIT_LOG_MERGE, 0],
+  [CMD_OPEN_INO_MAP, 144],
+  [CMD_GET_VOLOPT, 520],
+  [CMD_SET_VOLOPT, 0],
+  [CMD_CLEAR_VOLOPT, 0],
+  [CMD_RESIZE_DEVICES, 0],
+  [CMD_STATFS, 56],
+  [CMD_FAREWELL, 0],
+]);
+
+export const responseSize = (cmd: number): number | undefined => responseSizes.get(cmd);
