@@ -1,0 +1,725 @@
+/**
+ * The item cache (03 §9): the newest versions of items under the cluster locks that this mount
+ * holds, and the changes of the open transaction. The items of a lock are pages of disjoint
+ * covered ranges in key order (item_page.ts).
+ *
+ * Invariants:
+ * - Pages exist only under locks that are granted, within their ranges; a page read from the trees
+ *   only under READ or WRITE.
+ * - What is cached wins over what is read: a read only adds what no page covers.
+ * - Items are changed only by an operation in apply() with a hold, under its pinned lock; so a
+ *   commit, which excludes holds, sees no change.
+ * - A page with dirty items is in the dirty list and is never evicted. Eviction happens between
+ *   operations only, so that what an operation gathered is there when it applies.
+ *
+ * Gathering uses `lookup` and `next`, which suspend or read the trees when something is not
+ * covered. Changes assert what the gather phase made sure of, and cannot fail.
+ */
+
+import { Key } from "../format/key.ts";
+import { ZONE_XATTR_TOTL } from "../format/constants.ts";
+import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../format/wire.ts";
+import type { BlockCache } from "./block_cache.ts";
+import { assert, CorruptError, StaleError } from "./errors.ts";
+import { readForest } from "./forest.ts";
+import {
+  ITEM_DELETED,
+  ITEM_DELTA,
+  ITEM_DIRTY,
+  ITEM_PERSISTENT,
+  Page,
+  PAGE_MAX_ITEMS,
+} from "./item_page.ts";
+import { type ClusterLock, readable } from "./lock_client.ts";
+import type { Op } from "./op.ts";
+import type { Roots } from "./roots.ts";
+
+/**
+ * An item as it was found. `val` is a window of the cache: good for reading until the operation
+ * ends. In apply it may be changed in place if `update` with the same window follows.
+ */
+export class Item {
+  #val: Uint8Array | null = null;
+
+  constructor(
+    readonly key: Key,
+    readonly seq: number,
+    private readonly vals: Uint8Array,
+    private readonly off: number,
+    /** Bytes of the value. */
+    readonly length: number,
+  ) {}
+
+  get val(): Uint8Array {
+    return this.#val ??= this.vals.subarray(this.off, this.off + this.length);
+  }
+}
+
+/** An item as a commit writes it. */
+export interface DirtyItem {
+  key: Key;
+  seq: number;
+  flags: number;
+  val: Uint8Array;
+}
+
+/** An item as the trees give it. */
+export interface ReadItem {
+  readonly key: Key;
+  readonly seq: number;
+  readonly val: Uint8Array;
+}
+
+const EMPTY = new Uint8Array(0);
+/** Flag of deletion items in log trees. */
+const LOG_ITEM_DELETION = 1;
+/** Items of a page that is filled by a read: room for some more. */
+const FILL_ITEMS = 96;
+
+/** Bytes of an item in a btree leaf. */
+export const leafBytes = (len: number): number => 56 + (len + 7 & ~7);
+
+export class ItemCache {
+  /** Memory of all pages. */
+  #bytes = 0;
+  #oldest: Page | null = null;
+  #newest: Page | null = null;
+  #pages = 0;
+
+  #dirtyPages: Page[] = [];
+  #dirtyItems = 0;
+  #dirtyBytes = 0;
+  /** The open transaction. */
+  #transSeq = 0;
+
+  constructor(
+    private readonly blocks: BlockCache,
+    private readonly roots: Roots,
+    /** Read at each use. */
+    private readonly limits: { readonly itemCacheBytes: number },
+  ) {}
+
+  /** Memory of all pages. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+  get pages(): number {
+    return this.#pages;
+  }
+  /** Items that the open transaction must write. */
+  get dirtyItems(): number {
+    return this.#dirtyItems;
+  }
+  /** What these take in btree leaves. */
+  get dirtyBytes(): number {
+    return this.#dirtyBytes;
+  }
+  /** Pages with dirty items: 03 §9.6. */
+  get dirtyPages(): number {
+    return this.#dirtyPages.length;
+  }
+
+  // ---- gathering ----
+
+  /** The item with exactly `key`, or null. Suspends while the range is not cached. */
+  lookup(op: Op, lock: ClusterLock, key: Key): Item | null {
+    this.#checkRead(op, lock, key);
+    const page = this.#cover(op, lock, key);
+    const i = page.search(key);
+    const item = i < 0 || (page.flags(i) & ITEM_DELETED) !== 0 ? null : this.#item(page, i, key);
+    op.noteRead(item);
+    return item;
+  }
+
+  /** The first item with a key in [key, last], `last` bounded by the lock's end, or null. */
+  next(op: Op, lock: ClusterLock, key: Key, last: Key): Item | null {
+    this.#checkRead(op, lock, key);
+    if (lock.end.compare(last) < 0) last = lock.end;
+    let from = key;
+    let found: Item | null = null;
+    while (from.compare(last) <= 0) {
+      const page = this.#cover(op, lock, from);
+      let i = page.search(from);
+      if (i < 0) i = ~i;
+      while (i < page.count && (page.flags(i) & ITEM_DELETED) !== 0) i++;
+      if (i < page.count) {
+        const at = page.key(i);
+        if (at.compare(last) <= 0) found = this.#item(page, i, at);
+        break;
+      }
+      const end = page.end;
+      if (end.compare(last) >= 0) break;
+      from = end.inc();
+    }
+    op.noteRead(found);
+    return found;
+  }
+
+  #item(page: Page, i: number, key: Key): Item {
+    return new Item(key, page.seq(i), page.vals, page.offset(i), page.length(i));
+  }
+
+  #checkRead(op: Op, lock: ClusterLock, key: Key): void {
+    assert(op.holdsLock(lock, LOCK_READ), "an item is read without its lock");
+    assert(lock.covers(key), "an item is read under a lock that does not cover it");
+  }
+
+  /** The page that covers `key`; reads it from the trees if there is none. */
+  #cover(op: Op, lock: ClusterLock, key: Key): Page {
+    const page = this.#find(lock, key);
+    if (page !== null) {
+      page.recent = true;
+      return page;
+    }
+    this.#fill(op, lock, key);
+    const filled = this.#find(lock, key);
+    assert(filled !== null, "a read did not cover the key that it was for");
+    return filled;
+  }
+
+  #fill(op: Op, lock: ClusterLock, key: Key): void {
+    assert(key.zone !== ZONE_XATTR_TOTL, "totals are not read through the item cache");
+    assert(!op.applying, `item ${key} was not gathered before the operation's first change`);
+    const roots = this.roots.usable(lock);
+    if (roots === null) op.waitPinned(this.roots.fetch());
+    let read: { start: Key; end: Key; items: readonly ReadItem[] };
+    try {
+      read = readForest(this.blocks, roots, key, lock, lock.start);
+    } catch (e) {
+      if (!(e instanceof StaleError)) throw e;
+      this.roots.failed(roots, e);
+      op.waitPinned(this.roots.fetch());
+    }
+    this.roots.succeeded();
+    op.fillPin ??= { live: true };
+    this.addRead(lock, read.start, read.end, read.items, op.fillPin);
+  }
+
+  /**
+   * @internal Adds what was read from the trees where [start, end] is not covered yet. `items` are
+   * in key order within the range.
+   */
+  addRead(
+    lock: ClusterLock,
+    start: Key,
+    end: Key,
+    items: readonly ReadItem[],
+    pin: Page["pin"] = null,
+  ): void {
+    if (!lock.covers(start) || !lock.covers(end)) {
+      throw new CorruptError(`a tree gave the range ${start} to ${end} for ${lock}`);
+    }
+    let at = 0;
+    let from = start;
+    while (from.compare(end) <= 0) {
+      const i = this.#indexOf(lock, from);
+      const before = lock.pages[i];
+      if (before !== undefined && before.compareEnd(from) >= 0) {
+        const last = before.end;
+        if (last.compare(end) >= 0) return;
+        from = last.inc();
+        continue;
+      }
+      const after = lock.pages[i + 1];
+      const last = after !== undefined && after.compareStart(end) <= 0 ? after.start.dec() : end;
+      while (at < items.length && items[at]!.key.compare(from) < 0) at++;
+      let stop = at;
+      while (stop < items.length && items[stop]!.key.compare(last) <= 0) stop++;
+      this.#addHole(lock, i + 1, from, last, items, at, stop, pin);
+      at = stop;
+      if (last.compare(end) >= 0) return;
+      from = last.inc();
+    }
+  }
+
+  /** Covers the hole [from, last] with pages of items[at … stop), as pages from `index` on. */
+  #addHole(
+    lock: ClusterLock,
+    index: number,
+    from: Key,
+    last: Key,
+    items: readonly ReadItem[],
+    at: number,
+    stop: number,
+    pin: Page["pin"],
+  ): void {
+    const fresh: Page[] = [];
+    do {
+      let n = Math.min(FILL_ITEMS, stop - at);
+      let bytes = 0;
+      for (let k = 0; k < n; k++) {
+        bytes += items[at + k]!.val.length;
+        if (bytes > 24576 && k > 0) n = k;
+      }
+      const next = at + n;
+      const end = next < stop ? items[next]!.key.dec() : last;
+      const page = new Page(lock, from, end, n, Math.min(bytes, 32768));
+      for (let k = 0; k < n; k++) {
+        const item = items[at + k]!;
+        page.insert(k, item.key, item.seq, ITEM_PERSISTENT, item.val);
+      }
+      page.pin = pin;
+      fresh.push(page);
+      this.#link(page);
+      at = next;
+      if (at < stop) from = items[at]!.key;
+    } while (at < stop);
+    lock.pages.splice(index, 0, ...fresh);
+  }
+
+  /**
+   * It is known that nothing exists in [start, end]: the range of an inode whose number was never
+   * used before. Needs the lock in WRITE, in gather or apply.
+   */
+  markEmpty(op: Op, lock: ClusterLock, start: Key, end: Key): void {
+    assert(op.holdsLock(lock, LOCK_WRITE), "a range is declared empty without its WRITE lock");
+    assert(lock.covers(start) && lock.covers(end), "a range beyond its lock is declared empty");
+    const i = this.#indexOf(lock, start);
+    const before = lock.pages[i];
+    const after = lock.pages[i + 1];
+    if (
+      before !== undefined && before.compareEnd(start) < 0 &&
+      (after === undefined || after.compareStart(end) > 0) &&
+      before.count < PAGE_MAX_ITEMS - 16 && before.compareEnd(start.dec()) === 0
+    ) {
+      before.end = end;
+      return;
+    }
+    this.addRead(lock, start, end, []);
+  }
+
+  /** Is all of [start, end] cached? */
+  covered(lock: ClusterLock, start: Key, end: Key): boolean {
+    let from = start;
+    for (;;) {
+      const page = this.#find(lock, from);
+      if (page === null) return false;
+      const last = page.end;
+      if (last.compare(end) >= 0) return true;
+      from = last.inc();
+    }
+  }
+
+  /** A cached live item without any reading, e.g. for READDIRPLUS; null: absent or not cached. */
+  peek(op: Op, lock: ClusterLock, key: Key): Item | null {
+    this.#checkRead(op, lock, key);
+    const page = this.#find(lock, key);
+    if (page === null) return null;
+    const i = page.search(key);
+    if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) return null;
+    return this.#item(page, i, key);
+  }
+
+  // ---- changes (03 §9.3) ----
+
+  /** A new item; gather found it absent. */
+  create(op: Op, lock: ClusterLock, key: Key, val: Uint8Array): void {
+    const page = this.#covered(op, lock, key);
+    const seq = this.#touch(op, lock, LOCK_WRITE, null);
+    const i = page.search(key);
+    if (i < 0) {
+      this.#insert(page, ~i, key, seq, ITEM_DIRTY, val);
+    } else {
+      const flags = page.flags(i);
+      assert((flags & ITEM_DELETED) !== 0, `item ${key} is created but exists`);
+      this.#set(page, i, key, seq, flags & ITEM_PERSISTENT | ITEM_DIRTY, val);
+    }
+  }
+
+  /** A new value; gather found the item. `val` may be the window that gather returned. */
+  update(op: Op, lock: ClusterLock, key: Key, val: Uint8Array): void {
+    const page = this.#covered(op, lock, key);
+    const seq = this.#touch(op, lock, LOCK_WRITE, null);
+    const i = page.search(key);
+    assert(i >= 0 && (page.flags(i) & ITEM_DELETED) === 0, `item ${key} is updated but absent`);
+    this.#set(page, i, key, seq, page.flags(i) | ITEM_DIRTY, val);
+  }
+
+  /** Removes an item that gather found. */
+  delete(op: Op, lock: ClusterLock, key: Key): void {
+    const page = this.#covered(op, lock, key);
+    const seq = this.#touch(op, lock, LOCK_WRITE, null);
+    const i = page.search(key);
+    assert(i >= 0 && (page.flags(i) & ITEM_DELETED) === 0, `item ${key} is deleted but absent`);
+    const flags = page.flags(i);
+    if ((flags & ITEM_PERSISTENT) === 0) this.#forget(page, i);
+    else this.#set(page, i, key, seq, ITEM_PERSISTENT | ITEM_DELETED | ITEM_DIRTY, EMPTY);
+  }
+
+  /**
+   * Writes an item blindly under a WRITE_ONLY lock. `primary` is the WRITE lock of the object on
+   * whose behalf it is written (03 §7).
+   */
+  createForce(
+    op: Op,
+    lock: ClusterLock,
+    key: Key,
+    val: Uint8Array,
+    primary: ClusterLock | null,
+  ): void {
+    this.#force(op, lock, key, ITEM_PERSISTENT | ITEM_DIRTY, val, primary);
+  }
+
+  /** Writes a deletion item blindly under a WRITE_ONLY lock. */
+  deleteForce(op: Op, lock: ClusterLock, key: Key, primary: ClusterLock | null): void {
+    this.#force(op, lock, key, ITEM_PERSISTENT | ITEM_DELETED | ITEM_DIRTY, EMPTY, primary);
+  }
+
+  #force(
+    op: Op,
+    lock: ClusterLock,
+    key: Key,
+    flags: number,
+    val: Uint8Array,
+    primary: ClusterLock | null,
+  ): void {
+    assert(lock.covers(key), "an item is written under a lock that does not cover it");
+    assert(primary === null || op.holdsLock(primary, LOCK_WRITE), "the primary lock is not held");
+    const seq = this.#touch(op, lock, LOCK_WRITE_ONLY, primary);
+    const page = this.#blindPage(lock, key);
+    const i = page.search(key);
+    if (i < 0) this.#insert(page, ~i, key, seq, flags, val);
+    else this.#set(page, i, key, seq, flags, val);
+  }
+
+  /** Adds a difference {total, count} to a total, under the WRITE_ONLY totl lock. */
+  delta(op: Op, lock: ClusterLock, key: Key, total: bigint, count: bigint): void {
+    assert(lock.covers(key), "an item is written under a lock that does not cover it");
+    const seq = this.#touch(op, lock, LOCK_WRITE_ONLY, null);
+    const page = this.#blindPage(lock, key);
+    const i = page.search(key);
+    const val = new Uint8Array(16);
+    const v = new DataView(val.buffer);
+    if (i >= 0) {
+      assert((page.flags(i) & ITEM_DELTA) !== 0, `item ${key} is not a difference`);
+      val.set(page.val(i));
+    }
+    v.setBigUint64(0, v.getBigUint64(0, true) + total, true);
+    v.setBigUint64(8, v.getBigUint64(8, true) + count, true);
+    const none = val.every((b) => b === 0);
+    if (i >= 0) {
+      if (none) this.#forget(page, i);
+      else this.#set(page, i, key, seq, ITEM_DELTA | ITEM_DIRTY, val);
+    } else if (!none) {
+      this.#insert(page, ~i, key, seq, ITEM_DELTA | ITEM_DIRTY, val);
+    }
+  }
+
+  /** Checks of every change; returns the item's version number. */
+  #touch(op: Op, lock: ClusterLock, mode: number, primary: ClusterLock | null): number {
+    op.assertHolding();
+    assert(op.holdsLock(lock, mode), "an item is changed without its lock");
+    const t = this.#transSeq;
+    lock.dirtySeq = t;
+    let seq = lock.writeSeq > t ? lock.writeSeq : t;
+    if (primary !== null && primary.writeSeq > seq) seq = primary.writeSeq;
+    return seq;
+  }
+
+  #covered(_op: Op, lock: ClusterLock, key: Key): Page {
+    const page = this.#find(lock, key);
+    assert(page !== null && lock.covers(key), `item ${key} is changed without being cached`);
+    return page;
+  }
+
+  /** The page for `key` under a WRITE_ONLY lock; covers the hole around it if there is none. */
+  #blindPage(lock: ClusterLock, key: Key): Page {
+    const i = this.#indexOf(lock, key);
+    const before = lock.pages[i];
+    if (before !== undefined && before.compareEnd(key) >= 0) return before;
+    const after = lock.pages[i + 1];
+    const page = new Page(
+      lock,
+      before === undefined ? lock.start : before.end.inc(),
+      after === undefined ? lock.end : after.start.dec(),
+      4,
+      0,
+    );
+    page.blind = true;
+    lock.pages.splice(i + 1, 0, page);
+    this.#link(page);
+    return page;
+  }
+
+  #insert(page: Page, i: number, key: Key, seq: number, flags: number, val: Uint8Array): void {
+    const before = page.bytes;
+    if (!page.hasRoom(val.length)) {
+      const { lock } = page;
+      // Appending splits off an empty tail, so that ascending keys leave full pages behind.
+      const at = i === page.count ? page.count - 1 : page.count >> 1;
+      const right = page.split(at);
+      lock.pages.splice(this.#indexOf(lock, page.start) + 1, 0, right);
+      this.#link(right);
+      if (right.dirty > 0) this.#list(right);
+      this.#bytes += page.bytes - before;
+      if (i >= at) {
+        page = right;
+        i -= at;
+      }
+      return this.#insert(page, i, key, seq, flags, val);
+    }
+    page.insert(i, key, seq, flags, val);
+    page.recent = true;
+    page.dirty++;
+    this.#dirtyItems++;
+    this.#dirtyBytes += leafBytes(val.length);
+    this.#list(page);
+    this.#bytes += page.bytes - before;
+  }
+
+  #set(page: Page, i: number, key: Key, seq: number, flags: number, val: Uint8Array): void {
+    const before = page.bytes;
+    const old = page.length(i);
+    if ((page.flags(i) & ITEM_DIRTY) === 0) {
+      page.dirty++;
+      this.#dirtyItems++;
+      this.#dirtyBytes += leafBytes(val.length);
+      this.#list(page);
+    } else {
+      this.#dirtyBytes += leafBytes(val.length) - leafBytes(old);
+    }
+    if (val.length > old && page.count > 1 && !page.hasRoom(val.length - old)) {
+      // The page would become too large: the item moves through a split.
+      const copy = val.slice();
+      page.dirty--;
+      this.#dirtyItems--;
+      this.#dirtyBytes -= leafBytes(val.length);
+      page.remove(i);
+      this.#insert(page, i, key, seq, flags, copy);
+      return;
+    }
+    page.set(i, seq, flags, val);
+    page.recent = true;
+    this.#bytes += page.bytes - before;
+  }
+
+  /** Removes an item without a trace. */
+  #forget(page: Page, i: number): void {
+    if ((page.flags(i) & ITEM_DIRTY) !== 0) {
+      page.dirty--;
+      this.#dirtyItems--;
+      this.#dirtyBytes -= leafBytes(page.length(i));
+    }
+    page.remove(i);
+  }
+
+  #list(page: Page): void {
+    if (page.listed) return;
+    page.listed = true;
+    this.#dirtyPages.push(page);
+  }
+
+  // ---- commit (03 §9.4, §9.5) ----
+
+  /** @internal A transaction opened: items changed from now on belong to it. */
+  beginTransaction(seq: number): void {
+    assert(this.#dirtyItems === 0, "a transaction opens while items of the last one are dirty");
+    this.#transSeq = seq;
+  }
+
+  /** @internal All dirty items in key order, in lists of about `chunk`; no change may interleave. */
+  *collectDirty(chunk: number): Generator<DirtyItem[]> {
+    const pages = this.#dirtyPages.filter((p) => p.dirty > 0);
+    pages.sort((a, b) => a.lock.start.zone - b.lock.start.zone || b.compareStart(a.start) * -1);
+    let list: DirtyItem[] = [];
+    for (const page of pages) {
+      for (let i = 0; i < page.count; i++) {
+        const flags = page.flags(i);
+        if ((flags & ITEM_DIRTY) === 0) continue;
+        list.push({
+          key: page.key(i),
+          seq: page.seq(i),
+          flags: (flags & ITEM_DELETED) !== 0 ? LOG_ITEM_DELETION : 0,
+          val: page.val(i),
+        });
+      }
+      if (list.length >= chunk) {
+        yield list;
+        list = [];
+      }
+    }
+    if (list.length > 0) yield list;
+  }
+
+  /** @internal The locks whose items are dirty. */
+  dirtyLocks(): Set<ClusterLock> {
+    const locks = new Set<ClusterLock>();
+    for (const page of this.#dirtyPages) if (page.dirty > 0) locks.add(page.lock);
+    return locks;
+  }
+
+  /**
+   * @internal The commit is durable: everything is clean, at most `pages` pages a call; true when
+   * done.
+   */
+  markClean(pages: number): boolean {
+    const list = this.#dirtyPages;
+    const packed = new Set<ClusterLock>();
+    for (let n = 0; n < pages && list.length > 0; n++) {
+      const page = list.pop()!;
+      page.listed = false;
+      if (!page.attached) continue;
+      const emptied = page.count;
+      page.markClean();
+      if (page.blind) {
+        // Nothing can be looked up here: only memory is lost by forgetting it.
+        page.count = 0;
+        packed.add(page.lock);
+      } else if (page.count < emptied && page.count < PAGE_MAX_ITEMS / 4) {
+        packed.add(page.lock);
+      }
+    }
+    for (const lock of packed) this.#pack(lock);
+    if (list.length > 0) return false;
+    this.#dirtyItems = 0;
+    this.#dirtyBytes = 0;
+    return true;
+  }
+
+  /** Joins neighbouring pages that became small; forgets clean blind ones. */
+  #pack(lock: ClusterLock): void {
+    const { pages } = lock;
+    let kept = 0;
+    for (const page of pages) {
+      if (page.blind && page.count === 0) {
+        this.#unlink(page);
+        continue;
+      }
+      const last = kept > 0 ? pages[kept - 1]! : null;
+      if (
+        last !== null && !page.blind && !last.blind && page.dirty === 0 &&
+        last.count + page.count <= PAGE_MAX_ITEMS / 2 && last.live + page.live <= 16384 &&
+        last.touches(page)
+      ) {
+        const before = last.bytes;
+        last.absorb(page);
+        this.#bytes += last.bytes - before;
+        this.#unlink(page);
+        continue;
+      }
+      pages[kept++] = page;
+    }
+    pages.length = kept;
+  }
+
+  // ---- invalidation and eviction ----
+
+  /** @internal The lock is lost: forgets its items; none may be dirty. */
+  dropItems(lock: ClusterLock): void {
+    for (const page of lock.pages) {
+      assert(page.dirty === 0, `${lock} is lost with dirty items`);
+      this.#unlink(page);
+    }
+    lock.pages = [];
+  }
+
+  /** @internal Between operations: gives clean pages up, oldest first, while over the limit. */
+  trim(): void {
+    let looks = 32;
+    while (this.#bytes > this.limits.itemCacheBytes && looks-- > 0) {
+      const page = this.#oldest;
+      if (page === null) return;
+      if (page.pin !== null && !page.pin.live) page.pin = null;
+      if (page.recent || page.dirty > 0 || page.listed || page.pin !== null) {
+        page.recent = false;
+        this.#unqueue(page);
+        this.#enqueue(page);
+        continue;
+      }
+      const { lock } = page;
+      const i = this.#indexOf(lock, page.start);
+      assert(lock.pages[i] === page, "a page is not where its lock has it");
+      lock.pages.splice(i, 1);
+      this.#unlink(page);
+    }
+  }
+
+  // ---- pages of a lock ----
+
+  /** Index of the last page that starts at or before `key`; −1 when there is none. */
+  #indexOf(lock: ClusterLock, key: Key): number {
+    const { pages } = lock;
+    let lo = 0;
+    let hi = pages.length;
+    while (lo < hi) {
+      const mid = (lo + hi) >>> 1;
+      if (pages[mid]!.compareStart(key) <= 0) lo = mid + 1;
+      else hi = mid;
+    }
+    return lo - 1;
+  }
+
+  #find(lock: ClusterLock, key: Key): Page | null {
+    const i = this.#indexOf(lock, key);
+    if (i < 0) return null;
+    const page = lock.pages[i]!;
+    return page.compareEnd(key) >= 0 ? page : null;
+  }
+
+  #link(page: Page): void {
+    this.#bytes += page.bytes;
+    this.#pages++;
+    this.#enqueue(page);
+  }
+
+  #unlink(page: Page): void {
+    this.#bytes -= page.bytes;
+    this.#pages--;
+    page.attached = false;
+    this.#unqueue(page);
+  }
+
+  #enqueue(page: Page): void {
+    page.older = this.#newest;
+    page.newer = null;
+    if (this.#newest !== null) this.#newest.newer = page;
+    else this.#oldest = page;
+    this.#newest = page;
+  }
+
+  #unqueue(page: Page): void {
+    if (page.older !== null) page.older.newer = page.newer;
+    else this.#oldest = page.newer;
+    if (page.newer !== null) page.newer.older = page.older;
+    else this.#newest = page.older;
+    page.older = page.newer = null;
+  }
+
+  /** Checks every invariant that can be seen from a lock's pages; for tests. */
+  verify(locks: Iterable<ClusterLock>): void {
+    let bytes = 0;
+    let pages = 0;
+    let dirty = 0;
+    for (const lock of locks) {
+      assert(lock.pages.length === 0 || lock.mode !== 0, `${lock} has items without a mode`);
+      let last: Key | null = null;
+      for (const page of lock.pages) {
+        const { start, end } = page;
+        assert(page.attached && page.lock === lock, "a page of another lock");
+        assert(page.blind || readable(lock.mode), "read items under a lock that may not read");
+        assert(last === null || last.compare(start) < 0, "pages overlap");
+        assert(start.compare(end) <= 0 && lock.covers(start) && lock.covers(end), "page range");
+        let live = 0;
+        let pageDirty = 0;
+        let key: Key | null = null;
+        for (let i = 0; i < page.count; i++) {
+          const k = page.key(i);
+          assert(key === null || key.compare(k) < 0, "items out of order");
+          assert(start.compare(k) <= 0 && k.compare(end) <= 0, "item outside of its page");
+          key = k;
+          live += page.length(i);
+          if ((page.flags(i) & ITEM_DIRTY) !== 0) pageDirty++;
+        }
+        assert(live === page.live && live <= page.top, "live bytes");
+        assert(pageDirty === page.dirty, "dirty count of a page");
+        assert(pageDirty === 0 || page.listed, "a dirty page is not listed");
+        dirty += pageDirty;
+        bytes += page.bytes;
+        pages++;
+        last = end;
+      }
+    }
+    assert(bytes === this.#bytes && pages === this.#pages, "memory of pages is miscounted");
+    assert(dirty === this.#dirtyItems, "dirty items are miscounted");
+  }
+}
