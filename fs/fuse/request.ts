@@ -9,6 +9,7 @@ import { getU64 } from "../../format/bytes.ts";
 import { EFBIG, EINVAL } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
 import { errnoError } from "../errors.ts";
+import { Cancel } from "../op.ts";
 import { IN_HEADER, OUT_HEADER } from "./abi.ts";
 
 /** Bytes of answer payload in `req.out`: the largest xattr value, or a long directory. */
@@ -46,7 +47,7 @@ export class FuseRequest implements Caller {
   /** The session's: the buffer that `data` is part of. */
   dataBuffer: Uint8Array | null = null;
   /** Ends the waits of the operation behind the request. */
-  cancel: (() => void) | null = null;
+  cancel = new Cancel();
   /** Undoes what an answer that finds nobody (ENOENT) told the kernel about. */
   undo: (() => void) | null = null;
 
@@ -68,7 +69,6 @@ export class FuseRequest implements Caller {
     this.pid = v.getUint32(32, true);
     this.umask = 0;
     this.data = null;
-    this.cancel = null;
     this.undo = null;
     if (this.length !== received) throw errnoError(EINVAL);
   }

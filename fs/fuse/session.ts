@@ -19,6 +19,7 @@ import {
   strerror,
 } from "../../format/errno.ts";
 import { setU64 } from "../../format/bytes.ts";
+import { Cancel } from "../op.ts";
 import { assert, AssertionError, FsError } from "../errors.ts";
 import { errno, Iovecs, libc, POLLIN } from "../sys/libc.ts";
 import { Arena, mapMemory, PAGE } from "../sys/memory.ts";
@@ -266,7 +267,7 @@ export class FuseSession {
     if (req.in !== NOTHING) this.inputs.push(req.in);
     req.in = NOTHING;
     req.undo = null;
-    req.cancel = null;
+    req.cancel = new Cancel();
     this.idle.push(req);
   }
 

@@ -103,6 +103,7 @@ export class SystemReactor extends SystemClock implements Reactor {
   private stopped = false;
   private running = false;
   private lastTurn = 0;
+  private outsiders = 0;
 
   constructor(options: ReactorOptions = {}) {
     super();
@@ -275,6 +276,19 @@ export class SystemReactor extends SystemClock implements Reactor {
     };
   }
 
+  /**
+   * Waits for a promise that the runtime settles (a call on another thread, a file operation): its
+   * loop gets a turn every millisecond meanwhile.
+   */
+  async outside<T>(promise: Promise<T>): Promise<T> {
+    this.outsiders++;
+    try {
+      return await promise;
+    } finally {
+      this.outsiders--;
+    }
+  }
+
   /** Runs `fn` from the loop, after the present callback. */
   defer(fn: () => void): void {
     this.deferred.push(fn);
@@ -296,11 +310,12 @@ export class SystemReactor extends SystemClock implements Reactor {
       this.settle();
       if (this.stopped) return false;
       const now = this.now();
-      if (now - this.lastTurn > this.turnMs) {
+      if (now - this.lastTurn > (this.outsiders > 0 ? 0.5 : this.turnMs)) {
         this.lastTurn = now;
         return true;
       }
-      const wait = Math.min(this.timers.nextAt() - now, this.maxSleepMs);
+      const limit = this.outsiders > 0 ? Math.min(1, this.maxSleepMs) : this.maxSleepMs;
+      const wait = Math.min(this.timers.nextAt() - now, limit);
       this.poll(wait <= 0 ? 0 : wait);
       this.timers.fireDue(this.now());
     }
