@@ -28,7 +28,7 @@ import { forEachItem, prev, type Tree } from "../fs/btree.ts";
 import type { Device } from "../fs/device.ts";
 import type { Random } from "../fs/env.ts";
 import { assert, CorruptError, FsError } from "../fs/errors.ts";
-import { type DataZones, moveExtents } from "../fs/extent_alloc.ts";
+import { moveExtents, type Zones } from "../fs/extent_alloc.ts";
 import {
   type AllocTree,
   emptyList,
@@ -84,7 +84,7 @@ export class StoreCore {
   readonly dirty: SuperBlock;
   /** The super that is on the device. */
   readonly stable: SuperBlock;
-  /** Reads trees of either super. */
+  /** Reads trees of either super; what does not match its reference there is corruption. */
   readonly readTree: Tree;
   /** Mounted-client items in the dirty super. */
   mountedCount = 0;
@@ -120,7 +120,7 @@ export class StoreCore {
       ...(options.cacheBytes === undefined ? {} : { limitBytes: options.cacheBytes }),
     });
     this.writer = new BlockWriter(this.cache);
-    this.readTree = { cache: this.cache };
+    this.readTree = { cache: this.cache, writer: this.writer };
     this.availHeads = [dirty.serverMetaAvail(0), dirty.serverMetaAvail(1)];
     this.freedHeads = [dirty.serverMetaFreed(0), dirty.serverMetaFreed(1)];
     this.metaRoots = [dirty.metaAlloc(0), dirty.metaAlloc(1)];
@@ -221,7 +221,7 @@ export class StoreCore {
    * Moves up to `total` blocks of free extents, within what this transaction can afford. False: call again after a
    * commit. True: done, or `src` is empty.
    */
-  moveExtents(dst: AllocRoot, src: AllocRoot, total: number, zones?: DataZones): boolean {
+  moveExtents(dst: AllocRoot, src: AllocRoot, total: number, zones?: Zones): boolean {
     if (total <= 0) return true;
     const { moveBudget, commitBudget } = this.metaPolicy;
     const budget = Math.min(moveBudget, this.room() - commitBudget);

@@ -3,11 +3,8 @@
  * device sizes (03 §15, 04 §24), and the answers to clients that ask for background work.
  */
 
-import { SrchCompact } from "../format/srch.ts";
 import type { AllocListHead } from "../format/alloc.ts";
-import type { BtreeRoot } from "../format/btree.ts";
 import {
-  LG_SIZE,
   SM_SIZE,
   TYPE_SRCH_BUSY,
   TYPE_SRCH_PENDING,
@@ -19,12 +16,12 @@ import { EINVAL } from "../format/errno.ts";
 import { Key } from "../format/key.ts";
 import { LogMergeComplete, LogMergeRequest } from "../format/merge.ts";
 import { LogTrees } from "../format/log_trees.ts";
-import { VolumeOptions } from "../format/super.ts";
+import { SrchCompact } from "../format/srch.ts";
+import type { VolumeOptions } from "../format/super.ts";
 import { NetAllocInodes, NetResizeDevices, NetRoots, NetStatfs, NetU64 } from "../format/wire.ts";
 import { forEachItem } from "../fs/btree.ts";
 import { FsError } from "../fs/errors.ts";
 import { insertExtent, removeExtent } from "../fs/extent_alloc.ts";
-import { inodeCount } from "../fs/forest.ts";
 import { exactly, type Step, type StoreCore } from "./store_core.ts";
 import { isMountedClient } from "./store_reclaim.ts";
 
@@ -82,9 +79,11 @@ export function statfs(core: StoreCore): Uint8Array {
   for (let i = 0; i < 2; i++) {
     addLists({ metaAvail: stable.serverMetaAvail(i), metaFreed: stable.serverMetaFreed(i) });
   }
+  let inodes = stable.inodeCount;
   forEachItem(readTree, stable.logsRoot, Key.ZEROS, ({ key, val }) => {
     const lt = LogTrees.at(exactly(val, LogTrees.SIZE, key));
     addLists(lt);
+    inodes += lt.inodeCountDelta;
     freeData += lt.dataAvail.totalLen + lt.dataFreed.totalLen;
   });
   forEachItem(
@@ -110,7 +109,7 @@ export function statfs(core: StoreCore): Uint8Array {
   answer.totalMetaBlocks = stable.totalMetaBlocks;
   answer.freeDataBlocks = freeData;
   answer.totalDataBlocks = stable.totalDataBlocks;
-  answer.inodeCount = inodeCount(readTree, stable.inodeCount, stable.logsRoot);
+  answer.inodeCount = Math.max(0, inodes);
   return answer.bytes;
 }
 
@@ -152,11 +151,11 @@ export function undoVolopt(core: StoreCore): void {
 /** RESIZE_DEVICES (§15.11): 0 or the current total leaves a device alone; devices only grow. */
 export function resizeDevices(core: StoreCore, wanted: NetResizeDevices): Step {
   return () => {
-    const { dirty, tree, dev, options } = core;
+    const { dirty, tree, options } = core;
     const oldMeta = dirty.totalMetaBlocks, oldData = dirty.totalDataBlocks;
     const meta = wanted.newTotalMetaBlocks || oldMeta;
     const data = wanted.newTotalDataBlocks || oldData;
-    checkGrowth("metadata", oldMeta, meta, Math.floor(dev.size / LG_SIZE));
+    checkGrowth("metadata", oldMeta, meta, tree.alloc.deviceBlocks);
     checkGrowth("data", oldData, data, Math.floor((options.dataDeviceSize?.() ?? 0) / SM_SIZE));
     if (meta > oldMeta) insertExtent(tree, core.metaAvail, oldMeta, meta - oldMeta);
     try {
