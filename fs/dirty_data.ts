@@ -135,6 +135,16 @@ export class DirtyData {
     while (this.flushStep());
   }
 
+  /** For commits: is anything unwritten? (Whoever writes data dirties the inode's item as well.) */
+  dirty(): boolean {
+    return this.#slots.size > 0;
+  }
+
+  /** For commits: writes everything. */
+  write(): void {
+    this.flush();
+  }
+
   /** Writes the pages of [blkno, blkno+len); throws DeviceError. */
   flushRange(blkno: number, len: number): void {
     let n = 0;

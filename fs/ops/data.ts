@@ -257,7 +257,7 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   if (wanted <= 0) throw errnoError(EFBIG);
   const wait = offlineIn(op, fs, h, 0, Math.ceil(inode.size / SM_SIZE));
   if (wait !== null) return wait;
-  const strip = rq.killSuidgid ? killSuidgidMode(inode.mode) : inode.mode;
+  const capability = rq.pageWrite ? null : dropCapability(op, fs, h);
 
   const first = Math.floor(pos / SM_SIZE);
   const end = Math.ceil((pos + wanted) / SM_SIZE);
@@ -290,8 +290,9 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   extents.account();
   const changed = h.edit();
   if (pos + bytes > changed.size) changed.size = pos + bytes;
-  changed.mode = strip;
+  if (rq.killSuidgid) changed.mode = killSuidgidMode(changed.mode);
   touch(fs, changed);
+  capability?.apply(op, fs, changed.mtime);
   changed.dataSeq = seq;
   changed.dataVersion++;
   changed.version++;

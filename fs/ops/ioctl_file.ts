@@ -36,7 +36,7 @@ import {
   isReadable,
   returns,
   returnsStruct,
-} from "./ioctl.ts";
+} from "./ioctl_request.ts";
 import { visitXattrs } from "./xattr.ts";
 
 /** 05 §9.5. */

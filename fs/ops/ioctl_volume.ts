@@ -38,7 +38,7 @@ import {
   requireReadable,
   returns,
   returnsStruct,
-} from "./ioctl.ts";
+} from "./ioctl_request.ts";
 import { inoPath, nextBackref } from "./paths.ts";
 import { fiemap } from "./seek.ts";
 import { allocPools, readSuper } from "./statfs.ts";

@@ -10,7 +10,7 @@ import { EFBIG, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
 import { errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
-import { gatherUpdate, getInode, type InodeHandle, writeInode } from "../inode.ts";
+import { gatherUpdate, getInode, writeInode } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { FileExtents } from "./extent_items.ts";
 import { isOnline, MAX_BLOCK, removeExtents } from "./extents.ts";
