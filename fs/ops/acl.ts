@@ -100,7 +100,7 @@ export function setAcl(
   const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: true });
 
   op.apply();
-  const now = fs.env.realtime();
+  const now = fs.clock.realtime();
   const inode = h.edit();
   if (items !== null) items.apply(op, fs, now);
   else if (newMode !== mode) {

@@ -81,7 +81,7 @@ export function setattr(op: Op, fs: Fs, ino: number, changes: AttrChanges): void
   const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: false });
 
   op.apply();
-  const now = fs.env.realtime();
+  const now = fs.clock.realtime();
   const inode = h.edit();
   if (acl !== null) acl.apply(op, fs, now);
   if (capability !== null) capability.apply(op, fs, now);

@@ -24,32 +24,33 @@ export function checkName(name: Uint8Array): void {
   if (name.length === 0) throw errnoError(EINVAL);
 }
 
+/** Counts and logs a contradiction of 02 §23; the error to throw for it. */
+export function corruption(fs: Fs, source: string, details: string): CorruptError {
+  fs.reportCorruption(source, details);
+  return new CorruptError(`${source}: ${details}`);
+}
+
 /** The fields of a stored entry, and its name as a window of the value. */
 export class Entry extends Dirent {
   readonly name: Uint8Array;
 
-  /** `source` names the corruption that a bad length is (02 §23). */
-  constructor(readonly val: Uint8Array, source: string, key: Key) {
-    const nameLen = val.length - Dirent.SIZE;
-    if (nameLen < 1 || nameLen > NAME_MAX) {
-      throw new CorruptError(`${source}: item ${key} has a name of ${nameLen} bytes`);
-    }
+  private constructor(readonly val: Uint8Array) {
     super(new DataView(val.buffer, val.byteOffset, val.byteLength));
     this.name = val.subarray(Dirent.SIZE);
+  }
+
+  /** The entry in an item; `source` names the corruption that a bad length is (02 §23). */
+  static of(fs: Fs, item: Item, source: string): Entry {
+    const nameLen = item.length - Dirent.SIZE;
+    if (nameLen < 1 || nameLen > NAME_MAX) {
+      throw corruption(fs, source, `item ${item.key} has a name of ${nameLen} bytes`);
+    }
+    return new Entry(item.val);
   }
 
   get hashWords(): Words {
     return { hi: this.hashHi, lo: this.hashLo };
   }
-}
-
-/** Is the name behind the fixed part of a dirent value `name`? */
-function nameIs(val: Uint8Array, name: Uint8Array): boolean {
-  if (val.length !== Dirent.SIZE + name.length) return false;
-  for (let i = 0; i < name.length; i++) {
-    if (val[Dirent.SIZE + i] !== name[i]) return false;
-  }
-  return true;
 }
 
 /**
@@ -80,12 +81,8 @@ export function findEntry(
   for (;;) {
     const item = fs.items.next(op, lock, key, last);
     if (item === null) return null;
-    if (nameIs(item.val, name)) return new Entry(item.val, "SC_DIRENT_NAME_LEN", item.key);
-    if (item.val.length <= Dirent.SIZE || item.val.length > Dirent.SIZE + NAME_MAX) {
-      throw new CorruptError(
-        `SC_DIRENT_NAME_LEN: item ${item.key} has a name of ${item.val.length - Dirent.SIZE} bytes`,
-      );
-    }
+    const entry = Entry.of(fs, item, "SC_DIRENT_NAME_LEN");
+    if (bytesEqual(entry.name, name)) return entry;
     key = item.key.inc();
   }
 }

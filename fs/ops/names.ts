@@ -16,6 +16,7 @@ import {
   SYMLINK_MAX_SIZE,
   TYPE_LINK_BACKREF,
   XATTR_PART_SIZE,
+  ZONE_FS,
 } from "../../format/constants.ts";
 import {
   EEXIST,
@@ -57,6 +58,7 @@ import { inheritAcl, type InheritedAcl, NO_ACL, storeInheritedAcl } from "./acl.
 import {
   addLink,
   checkName,
+  corruption,
   type Entry,
   findEntry,
   gatherAddLink,
@@ -146,7 +148,7 @@ function prepareInode(
 
   const h = InodeHandle.fresh(ino, lock);
   const inode = h.edit();
-  const { sec, nsec } = fs.env.realtime();
+  const { sec, nsec } = fs.clock.realtime();
   inode.nextReaddirPos = DIRENT_FIRST_POS;
   inode.version = 1 + acl.xattrs.length;
   inode.nlink = nlink;
@@ -174,15 +176,15 @@ function copyProject(from: Inode, to: Inode): void {
 function storeNewInode(op: Op, fs: Fs, made: NewInode, t: number): void {
   const { h, acl } = made;
   fs.inos.take(isDir(h.inode.mode));
-  fs.items.markEmpty(h.lock, firstItemKey(h.ino), lastInodeKey(h.ino, 255));
+  fs.items.markEmpty(op, h.lock, firstItemKey(h.ino), lastInodeKey(h.ino, 255));
   h.inode.dataSeq = t;
   storeInheritedAcl(op, fs, h, acl);
   writeInode(op, fs, h, t);
-  fs.trans.addInodes(1);
+  fs.trans.addInodes(op, 1);
   fs.refs.addLookup(h.ino);
 }
 
-const firstItemKey = (ino: number): Key => Key.of(16, ino, 0);
+const firstItemKey = (ino: number): Key => Key.of(ZONE_FS, ino, 0);
 
 /** The parent's side of a new entry: position, size, times, and a subdirectory's link. */
 function growParent(parent: InodeHandle, name: Uint8Array, made: NewInode, subdir: boolean): void {
@@ -327,7 +329,7 @@ export function link(op: Op, fs: Fs, ino: number, dir: number, name: Uint8Array)
   );
 
   op.apply();
-  const { sec, nsec } = fs.env.realtime();
+  const { sec, nsec } = fs.clock.realtime();
   if (wasOrphan) {
     fs.items.deleteForce(op, fs.locks.orphan(), orphanKey(ino), target.lock);
     fs.refs.setUnlinked(ino, false);
@@ -420,7 +422,7 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
   );
 
   op.apply();
-  const { sec, nsec } = fs.env.realtime();
+  const { sec, nsec } = fs.clock.realtime();
   if (last) becomeOrphan(op, fs, target.ino, target.lock);
   removeLink(op, fs, link);
   const p = parent.edit();
@@ -446,13 +448,13 @@ export function readlink(op: Op, fs: Fs, ino: number): Uint8Array {
   if (!isLnk(h.inode.mode)) throw errnoError(EINVAL);
   const size = h.inode.size;
   if (size < 1 || size > SYMLINK_MAX_SIZE) {
-    throw new CorruptError(`SC_SYMLINK_INODE_SIZE: symlink ${ino} has size ${size}`);
+    throw corruption(fs, "SC_SYMLINK_INODE_SIZE", `symlink ${ino} has size ${size}`);
   }
   const target = new Uint8Array(size);
   for (let nr = 0, at = 0; at < size; nr++, at += XATTR_PART_SIZE) {
     const item = fs.items.lookup(op, h.lock, symlinkKey(ino, nr));
     if (item === null) {
-      throw new CorruptError(`SC_SYMLINK_MISSING_ITEM: symlink ${ino} has no part ${nr}`);
+      throw corruption(fs, "SC_SYMLINK_MISSING_ITEM", `symlink ${ino} has no part ${nr}`);
     }
     const length = Math.min(XATTR_PART_SIZE, size - at);
     if (item.val.length !== length) {
@@ -461,7 +463,7 @@ export function readlink(op: Op, fs: Fs, ino: number): Uint8Array {
     target.set(item.val, at);
   }
   if (target[size - 1] !== 0) {
-    throw new CorruptError(`SC_SYMLINK_NOT_NULL_TERM: symlink ${ino} of size ${size}`);
+    throw corruption(fs, "SC_SYMLINK_NOT_NULL_TERM", `symlink ${ino} of size ${size}`);
   }
   return target.subarray(0, target.indexOf(0));
 }

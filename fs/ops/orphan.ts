@@ -25,7 +25,13 @@ import {
 import { Inode } from "../../format/items.ts";
 import type { Key } from "../../format/key.ts";
 import { ORPHAN_LOCK_RANGE } from "../../format/lock_ranges.ts";
-import { CMD_OPEN_INO_MAP, LOCK_WRITE, LOCK_WRITE_ONLY, OpenInoMap } from "../../format/wire.ts";
+import {
+  CMD_OPEN_INO_MAP,
+  LOCK_WRITE,
+  LOCK_WRITE_ONLY,
+  OpenInoMap,
+  OpenInoMapArgs,
+} from "../../format/wire.ts";
 import { next } from "../btree.ts";
 import { assert, FsError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
@@ -70,6 +76,14 @@ export class Orphans {
     fs.refs.onUnused = (ino, unlinked) => {
       if (unlinked) this.enqueue(ino);
     };
+    fs.link.setHandler(CMD_OPEN_INO_MAP, (payload, respond) => {
+      const map = OpenInoMap.alloc();
+      const { groupNr, reqId } = OpenInoMapArgs.at(payload);
+      map.args.groupNr = groupNr;
+      map.args.reqId = reqId;
+      fs.refs.openMap(groupNr, map.bits);
+      respond(map.bytes);
+    });
   }
 
   /** Inodes waiting to be deleted, with the one that is being deleted. */
@@ -225,7 +239,7 @@ export class Orphans {
     for (const key of parts) fs.items.delete(op, lock, key);
     fs.items.deleteForce(op, fs.locks.orphan(), orphanKey(ino), lock);
     fs.items.delete(op, lock, inodeKey(ino));
-    fs.trans.addInodes(-1);
+    fs.trans.addInodes(op, -1);
   }
 
   /** Begins the endless scans (02 §6.6). */
@@ -234,12 +248,13 @@ export class Orphans {
     this.#schedule();
   }
 
-  /** Ends scanning, before the last commit; deletions that are pending can be waited for. */
+  /** Ends scanning and finishes what is pending, before the last commit. */
   async stop(): Promise<void> {
     this.#stopped = true;
     if (this.#timer !== null) this.fs.clock.clearTimer(this.#timer);
     this.#wakeRoomWaiters();
     if (this.#scanning !== null) await this.#scanning;
+    await this.drain();
   }
 
   #schedule(): void {

@@ -34,7 +34,7 @@ export function nextBackref(
   const last = lastInodeKey(ino, TYPE_LINK_BACKREF);
   const item = fs.items.next(op, lock, backrefKey(ino, dir, pos), last);
   if (item === null) return null;
-  const entry = new Entry(item.val, "SC_DIRENT_BACKREF_NAME_LEN", item.key);
+  const entry = Entry.of(fs, item, "SC_DIRENT_BACKREF_NAME_LEN");
   return { dir: item.key.second, pos: item.key.third, entry };
 }
 

@@ -39,7 +39,7 @@ export function readdir(op: Op, fs: Fs, dir: number, pos: number, visit: VisitEn
   for (;;) {
     const item = fs.items.next(op, h.lock, key, last);
     if (item === null) return;
-    const entry = new Entry(item.val, "SC_DIRENT_READDIR_NAME_LEN", item.key);
+    const entry = Entry.of(fs, item, "SC_DIRENT_READDIR_NAME_LEN");
     const at = item.key.second;
     if (!visit(entry.ino, at, entry.type, entry.name)) return;
     key = readdirKey(dir, at + 1);

@@ -100,7 +100,7 @@ export function rename(
   const t = gatherUpdate(op, fs, updates, { allocating: true });
 
   op.apply();
-  const { sec, nsec } = fs.env.realtime();
+  const { sec, nsec } = fs.clock.realtime();
   nd.edit().nextReaddirPos += 1;
   if (overLink !== null) removeLink(op, fs, overLink);
   addLink(op, fs, link, direntType(oi.inode.mode), newName);

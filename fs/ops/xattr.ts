@@ -367,7 +367,7 @@ function changeXattr(
   op.apply();
   h.edit();
   if (!nothing) {
-    items.apply(op, fs, fs.env.realtime());
+    items.apply(op, fs, fs.clock.realtime());
     const appeared = found === null;
     const changed = appeared || value === null;
     if (total !== null) {
