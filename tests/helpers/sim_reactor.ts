@@ -55,9 +55,8 @@ export class SeededRandom implements Random {
 interface SimEvent {
   at: number;
   order: number;
-  /** Runs only while its host has not crashed since. */
+  /** Runs only while this process lives. */
   host: SimReactor | null;
-  life: number;
   run: () => void;
   cancelled: boolean;
 }
@@ -81,7 +80,6 @@ export class SimWorld {
   readonly net: NetOptions;
   #heap: SimEvent[] = [];
   #order = 0;
-  readonly hosts = new Map<number, SimReactor>();
   readonly listeners = new Map<string, SimListener>();
   readonly udp = new Map<string, SimUdp>();
   readonly streams = new Set<SimStream>();
@@ -94,15 +92,12 @@ export class SimWorld {
     this.net = { minDelay: 0.1, maxDelay: 2, udpLoss: 0, udpDuplicate: 0, chunked: true, ...net };
   }
 
-  /** The reactor of the host with address `addr`. */
-  host(addr: number): SimReactor {
-    let host = this.hosts.get(addr);
-    if (host === undefined) {
-      host = new SimReactor(this, addr);
-      this.hosts.set(addr, host);
-    }
-    return host;
+  /** The reactor of a new process on the host with address `addr`. */
+  process(addr: number): SimReactor {
+    return new SimReactor(this, addr);
   }
+
+  nextPort = 40000;
 
   /** No packet passes between the two hosts any more. */
   cut(a: number, b: number): void {
@@ -136,7 +131,6 @@ export class SimWorld {
       at: this.now + Math.max(0, ms),
       order: this.#order++,
       host,
-      life: host === null ? 0 : host.life,
       run,
       cancelled: false,
     };
@@ -155,7 +149,7 @@ export class SimWorld {
       if (event === undefined || event.at > end) break;
       pop(this.#heap);
       if (event.cancelled) continue;
-      if (event.host !== null && event.life !== event.host.life) continue;
+      if (event.host !== null && event.host.dead) continue;
       this.now = Math.max(this.now, event.at);
       event.run();
       await settle();
@@ -174,11 +168,10 @@ export class SimWorld {
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 export class SimReactor implements Reactor {
-  /** Counts restarts: events of an earlier life are dropped. */
-  life = 0;
+  /** Crashed: nothing of it runs any more, nothing it still asks for happens. */
+  dead = false;
   #timers = new Map<TimerId, SimEvent>();
   #nextTimer = 1;
-  #nextPort = 40000;
   constructor(readonly world: SimWorld, readonly addr: number) {}
 
   now(): number {
@@ -194,6 +187,7 @@ export class SimReactor implements Reactor {
   }
   setTimer(ms: number, fire: () => void): TimerId {
     const id = this.#nextTimer++;
+    if (this.dead) return id;
     this.#timers.set(
       id,
       this.world.schedule(this, ms, () => {
@@ -213,6 +207,7 @@ export class SimReactor implements Reactor {
   }
 
   listenTcp(at: Ipv4Addr, _options: TcpOptions, accept: (s: Stream) => void): Listener {
+    assert(!this.dead, "a dead process listens");
     if (this.world.listeners.has(key(at))) throw new FsError(EADDRINUSE, `${key(at)} in use`);
     const listener = new SimListener(this, at, accept);
     this.world.listeners.set(key(at), listener);
@@ -222,6 +217,7 @@ export class SimReactor implements Reactor {
   connectTcp(to: Ipv4Addr, timeoutMs: number, options: TcpOptions): Promise<Stream> {
     return new Promise((resolve, reject) => {
       const { world } = this;
+      if (this.dead) return;
       const fail = (ms: number, errno: number, why: string): void => {
         world.schedule(this, ms, () => reject(new FsError(errno, why)));
       };
@@ -233,7 +229,7 @@ export class SimReactor implements Reactor {
         const mine = new SimStream(this, { ...to }, options, true);
         const theirs = new SimStream(
           listener.host,
-          { addr: this.addr, port: this.#nextPort++ },
+          { addr: this.addr, port: this.world.nextPort++ },
           options,
           false,
         );
@@ -254,9 +250,9 @@ export class SimReactor implements Reactor {
     return socket;
   }
 
-  /** The process dies: its timers and promises to come are void, its peers get a reset. */
+  /** The process dies: its peers get a reset, unless they are cut off. */
   crash(): void {
-    this.life++;
+    this.dead = true;
     this.#timers.clear();
     for (const [k, l] of this.world.listeners) if (l.host === this) this.world.listeners.delete(k);
     for (const [k, u] of this.world.udp) if (u.host === this) this.world.udp.delete(k);
@@ -395,6 +391,7 @@ export class SimUdp implements UdpSocket {
   ) {}
   send(bytes: Uint8Array, to: Ipv4Addr): void {
     const { world } = this.host;
+    if (this.host.dead) return;
     const copy = bytes.slice();
     const copies = world.random.below(1000) < world.net.udpDuplicate ? 2 : 1;
     for (let i = 0; i < copies; i++) {
