@@ -62,4 +62,3 @@ export function ioctl(fs: Fs, rq: IoctlRequest): IoctlReply | Promise<IoctlReply
   if (handler === undefined) throw errnoError(ENOTTY);
   return handler(fs, rq);
 }
-

@@ -1,5 +1,6 @@
 /** What ioctl handlers get and give, and the checks that they share (05 §8). */
 
+import type { View, ViewClass } from "../../format/bytes.ts";
 import { EBADF, EFAULT, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
 import { errnoError } from "../errors.ts";
@@ -39,13 +40,11 @@ export const returns = (result: number): IoctlReply => ({ result, output: NOTHIN
 /** A filled structure. */
 export const returnsStruct = (output: Uint8Array): IoctlReply => ({ result: 0, output });
 
-/** The argument of a W command as `make` views it; EFAULT when it is shorter than that. */
-export function argument<T>(
-  rq: IoctlRequest,
-  view: { readonly SIZE: number; at(bytes: Uint8Array): T },
-): T {
-  if (rq.input.length < view.SIZE) throw errnoError(EFAULT);
-  return view.at(rq.input);
+/** The argument of a W command as a view of its class; EFAULT when it is shorter than that. */
+export function argument<T extends View>(rq: IoctlRequest, make: ViewClass<T>): T {
+  const { input } = rq;
+  if (input.length < make.SIZE) throw errnoError(EFAULT);
+  return new make(new DataView(input.buffer, input.byteOffset, input.length));
 }
 
 /** EPERM unless the calling process has the capability. */

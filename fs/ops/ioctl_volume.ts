@@ -4,6 +4,7 @@
  * does not forward.
  */
 
+import { View } from "../../format/bytes.ts";
 import { INODE_GROUP_SIZE, ZONE_FS } from "../../format/constants.ts";
 import {
   IOC_ALLOC_DETAIL_AVAIL,
@@ -225,9 +226,9 @@ export const PRIVATE_FIEMAP_EXTENT_BYTES = 32;
 
 export async function getFiemap(fs: Fs, rq: IoctlRequest): Promise<IoctlReply> {
   const arg = argument(rq, PrivateFiemap);
-  const nr = Math.min(arg.nr, MAX_ENTRIES);
+  const nr = Math.min(clampU64(arg.nr), MAX_ENTRIES);
   const found = await fs.runner.run(
-    (op) => fiemap(op, fs, rq.ino, arg.start, arg.length, nr),
+    (op) => fiemap(op, fs, rq.ino, clampU64(arg.start), clampU64(arg.length), nr),
     rq.caller,
   );
   const out = new BigUint64Array(found.length * 4);
@@ -242,23 +243,30 @@ export async function getFiemap(fs: Fs, rq: IoctlRequest): Promise<IoctlReply> {
 }
 
 /** The argument of IOC_PRIVATE_FIEMAP. */
-class PrivateFiemap {
+export class PrivateFiemap extends View {
   static readonly SIZE = 32;
-  private constructor(private readonly v: DataView) {}
-
-  static at(bytes: Uint8Array): PrivateFiemap {
-    return new PrivateFiemap(new DataView(bytes.buffer, bytes.byteOffset, PrivateFiemap.SIZE));
+  get start(): bigint {
+    return this.v.getBigUint64(this.o, true);
   }
-  get start(): number {
-    return clampU64(this.v.getBigUint64(0, true));
+  set start(n: bigint) {
+    this.v.setBigUint64(this.o, n, true);
   }
-  get length(): number {
-    return clampU64(this.v.getBigUint64(8, true));
+  get length(): bigint {
+    return this.v.getBigUint64(this.o + 8, true);
+  }
+  set length(n: bigint) {
+    this.v.setBigUint64(this.o + 8, n, true);
   }
   get extentsPtr(): bigint {
-    return this.v.getBigUint64(16, true);
+    return this.v.getBigUint64(this.o + 16, true);
   }
-  get nr(): number {
-    return clampU64(this.v.getBigUint64(24, true));
+  set extentsPtr(n: bigint) {
+    this.v.setBigUint64(this.o + 16, n, true);
+  }
+  get nr(): bigint {
+    return this.v.getBigUint64(this.o + 24, true);
+  }
+  set nr(n: bigint) {
+    this.v.setBigUint64(this.o + 24, n, true);
   }
 }
