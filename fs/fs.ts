@@ -35,6 +35,9 @@ import { Trans } from "./trans.ts";
 export type { ServerLink } from "./link.ts";
 export type { MountOptions } from "./options.ts";
 
+/** What the reference's server keeps back for one client (05 §9.10). */
+const REFERENCE_RESERVED_BLOCKS = 16370 + 18311;
+
 /** What a mount consists of. */
 export interface FsParts {
   readonly meta: Device;
@@ -93,6 +96,9 @@ export class Fs {
   /** Set by the mount: how processes are judged and their memory reached. */
   credentials: Credentials = plainCredentials;
   callerMemory: CallerMemory = noCallerMemory;
+  /** Metadata blocks that the server keeps back, for STATFS_MORE (05 §9.10); the mount knows better. */
+  reservedMetaBlocks: () => number = () =>
+    Math.min(REFERENCE_RESERVED_BLOCKS, Math.floor(this.superBlock.totalMetaBlocks / 8));
   hooks: FsHooks = {
     onInvalidateInodes: () => {},
     onInvalidateQuota: () => {},
@@ -155,10 +161,7 @@ export class Fs {
       },
     });
     this.dirty = new DirtyData(data);
-    this.trans.beforeCommit({
-      dirty: () => this.dirty.pages > 0,
-      write: () => this.dirty.flush(),
-    });
+    this.trans.beforeCommit(this.dirty);
     this.orphans = new Orphans(this);
     this.trans.onNoSpace(() => this.orphans.drain());
   }
