@@ -1,29 +1,115 @@
 /**
- * The golden files (images and captures made by the reference implementation): not part of the
- * repository. Found in $SCOUTFS_GOLDEN, or in shared/golden beside the repository.
+ * The golden images: volumes made by the reference implementation. Their folder is
+ * `../shared/golden` beside the repository, or SCOUTFS_GOLDEN. Images are restored sparse into one
+ * temporary folder per test file, once each, and removed when its tests are done.
  */
 
-/** The path of a golden file, or null when there is none on this machine. */
-export function goldenPath(name: string): string | null {
-  const dirs = [
-    Deno.env.get("SCOUTFS_GOLDEN"),
-    new URL("../../../shared/golden", import.meta.url).pathname,
-  ];
-  for (const dir of dirs) {
-    if (dir === undefined) continue;
-    try {
-      Deno.statSync(`${dir}/${name}`);
-      return `${dir}/${name}`;
-    } catch (e) {
-      if (!(e instanceof Deno.errors.NotFound)) throw e;
-    }
-  }
-  return null;
+import { fileURLToPath } from "node:url";
+
+const FOLDER = Deno.env.get("SCOUTFS_GOLDEN") ??
+  fileURLToPath(new URL("../../../shared/golden", import.meta.url));
+
+export type GoldenName =
+  | "fresh-v1"
+  | "fresh-v2"
+  | "fresh-3quorum"
+  | "fresh-zoned"
+  | "features-v2"
+  | "tall"
+  | "crash";
+
+/** Paths of restored images; never write to them, take a `copyGolden` for that. */
+export interface GoldenImages {
+  readonly meta: string;
+  readonly data: string;
 }
 
-/** As `goldenPath`, saying why a test that needs the file is skipped. */
-export function goldenOrSkip(name: string): string | null {
-  const path = goldenPath(name);
-  if (path === null) console.log(`skipped: no golden file ${name} (set SCOUTFS_GOLDEN)`);
+/** Why golden tests cannot run here, undefined when they can. */
+function whyNot(): string | undefined {
+  try {
+    Deno.statSync(`${FOLDER}/README.md`);
+  } catch {
+    return `no golden images in ${FOLDER}`;
+  }
+  try {
+    new Deno.Command("zstd", { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
+  } catch {
+    return "the program zstd is not installed";
+  }
+  return undefined;
+}
+
+const reason = whyNot();
+let saidWhy = false;
+
+/** `Deno.test` for what needs the golden images: ignored, with one line why, where they are absent. */
+export function goldenTest(name: string, fn: (t: Deno.TestContext) => void | Promise<void>): void {
+  if (reason !== undefined && !saidWhy) {
+    saidWhy = true;
+    console.log(`skipping golden tests: ${reason}`);
+  }
+  Deno.test({ name, ignore: reason !== undefined, fn });
+}
+
+let folder: string | undefined;
+const restored = new Map<string, string>();
+
+function workFolder(): string {
+  if (folder === undefined) {
+    const made = Deno.makeTempDirSync({ prefix: "scoutfs-golden-" });
+    folder = made;
+    globalThis.addEventListener("unload", () => Deno.removeSync(made, { recursive: true }));
+  }
+  return folder;
+}
+
+function restore(file: string): string {
+  let path = restored.get(file);
+  if (path === undefined) {
+    path = `${workFolder()}/${file}`;
+    zstd(["-d", "-q", "--sparse", "-o", path, `${FOLDER}/${file}.zst`]);
+    restored.set(file, path);
+  }
   return path;
+}
+
+function zstd(args: string[]): Uint8Array {
+  const { success, stdout, stderr } = new Deno.Command("zstd", { args }).outputSync();
+  if (!success) throw new Error(`zstd ${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
+  return stdout;
+}
+
+/** The images of a volume; each is restored when its path is first read. */
+export function goldenImages(name: GoldenName): GoldenImages {
+  return {
+    get meta() {
+      return restore(`${name}.meta.img`);
+    },
+    get data() {
+      return restore(`${name}.data.img`);
+    },
+  };
+}
+
+/** Sparse copies that a test may change; they go with the temporary folder. */
+export function copyGolden(name: GoldenName): GoldenImages {
+  const from = goldenImages(name);
+  const dir = Deno.makeTempDirSync({ dir: workFolder() });
+  for (const [kind, path] of [["meta", from.meta], ["data", from.data]] as const) {
+    const { success, stderr } = new Deno.Command("cp", {
+      args: ["--sparse=always", path, `${dir}/${kind}.img`],
+    }).outputSync();
+    if (!success) throw new Error(`cp ${path}: ${new TextDecoder().decode(stderr)}`);
+  }
+  return { meta: `${dir}/meta.img`, data: `${dir}/data.img` };
+}
+
+/** Bytes of a file of the folder, stored plain or as `FILE.zst`. */
+export function goldenFile(file: string): Uint8Array {
+  try {
+    return Deno.readFileSync(`${FOLDER}/${file}`);
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw e;
+    return zstd(["-d", "-q", "-c", `${FOLDER}/${file}.zst`]);
+  }
 }
