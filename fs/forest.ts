@@ -66,7 +66,7 @@ export function readForest(
 }
 
 /** Merges two lists in key order; of one key the greater seq stays, of equal ones the first. */
-function mergeVersions(a: TreeItem[], b: TreeItem[]): TreeItem[] {
+export function mergeVersions(a: TreeItem[], b: TreeItem[]): TreeItem[] {
   if (b.length === 0) return a;
   if (a.length === 0) return b;
   const merged: TreeItem[] = [];
