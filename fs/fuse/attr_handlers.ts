@@ -25,7 +25,7 @@ export function attrHandlers(context: ServeContext, table: HandlerTable): void {
     return run(fs, req, (op) => abi.putStatx(req.out.view, 0, ino, getattr(op, fs, ino)));
   };
   table[abi.SETATTR] = (req) => {
-    const changes = decodeSetattr(req, fs.env.realtime());
+    const changes = decodeSetattr(req, fs.clock.realtime());
     const changed = setattrJob(fs, req.ino, changes, req, req.unique);
     return changed instanceof Promise ? changed.then(() => attributes(req)) : attributes(req);
   };
@@ -68,7 +68,7 @@ export function attrHandlers(context: ServeContext, table: HandlerTable): void {
       cmd,
       arg: req.big(16),
       input: req.window(abi.IOCTL_IN, inSize).slice(),
-      outSize,
+      syncArrives: context.syncArrives,
       openFlags,
       caller: req,
       id: req.unique,

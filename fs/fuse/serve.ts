@@ -24,6 +24,8 @@ export interface ServeContext {
   readonly cache: KernelCache;
   readonly notifier: Notifier;
   readonly readOnly: boolean;
+  /** sync(2) reaches us: the mount is on a block device. */
+  readonly syncArrives: boolean;
   /** A page-aligned buffer for the answer's data, see FuseSession. */
   takeData(req: FuseRequest, bytes: number): Uint8Array;
 }
@@ -36,6 +38,8 @@ export interface ServeOptions {
   /** The mount's descriptor, nonblocking. */
   fd: number;
   readOnly: boolean;
+  /** Mounted on a block device: the kernel sends SYNCFS and DESTROY. */
+  blockDevice: boolean;
   log: (line: string) => void;
   /** DESTROY, which umount waits for on block devices: makes everything durable. */
   onDestroy: () => Promise<void>;
@@ -55,6 +59,7 @@ export function serve(options: ServeOptions): FuseSession {
     cache: new KernelCache(notifier),
     notifier,
     readOnly: options.readOnly,
+    syncArrives: options.blockDevice,
     takeData: (req, bytes) => session.takeData(req, bytes),
   };
   nameHandlers(context, handlers);

@@ -1,0 +1,104 @@
+/**
+ * `scoutfs mount`: mounts a volume. Without -f a child process in the background serves it, and
+ * this command returns when the mount is usable, or prints the child's one-line error.
+ */
+
+import { EIO, strerror } from "../format/errno.ts";
+import { FsError } from "../fs/errors.ts";
+import { parseMountOptions } from "../fs/options.ts";
+import { libc } from "../fs/sys/libc.ts";
+import { type CommandSpec, UsageError } from "./command.ts";
+import { MountLog } from "./mount/log.ts";
+import { runMount } from "./mount/main.ts";
+import { runtimeDir } from "./mount/paths.ts";
+import { printLine } from "./output.ts";
+
+/** Set in the child's environment: it reports on standard output. */
+const CHILD = "SCOUTFS_MOUNT_CHILD";
+
+export const command: CommandSpec = {
+  setup(c) {
+    c.argument("[data-device]", "the data device or image file")
+      .argument("[mountpoint]", "the directory to mount on")
+      .option("-f, --foreground", "stay in front and log to standard error")
+      .option("-o, --options <options>", "mount options, metadev_path=PATH among them", collect, [])
+      .action(async (dataPath, mountpoint, opts) => {
+        if (dataPath === undefined || mountpoint === undefined) {
+          throw new UsageError("must provide a data device and a mount point");
+        }
+        const options = parseMountOptions((opts.options as string[]).join(","));
+        const params = { dataPath, mountpoint, options };
+        if (opts.foreground === true) {
+          await runMount(params, {
+            log: (line) => console.error(line),
+            onReady: () => {},
+          });
+          Deno.exit(0);
+        }
+        if (Deno.env.get(CHILD) === "1") await serveInBackground(params);
+        else await startChild();
+      });
+  },
+};
+
+function collect(value: string, before: string[]): string[] {
+  return [...before, value];
+}
+
+/** The parent: starts this same command line again, detached, and waits for its word. */
+async function startChild(): Promise<void> {
+  const self = Deno.build.standalone
+    ? []
+    : ["run", "--quiet", "--no-prompt", "-A", Deno.mainModule];
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...self, ...Deno.args],
+    env: { [CHILD]: "1" },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "inherit",
+    detached: true,
+  }).spawn();
+  let said = "";
+  const decoder = new TextDecoder();
+  for await (const bytes of child.stdout) {
+    said += decoder.decode(bytes, { stream: true });
+    if (said.includes("\n")) break;
+  }
+  const [line = ""] = said.split("\n");
+  if (line === "ready") Deno.exit(0);
+  const [, errno, message] = /^error (\d+) (.*)$/.exec(line) ?? [];
+  if (message === undefined) {
+    throw new FsError(EIO, `the mount process ended without a word; see ${runtimeDir()}/mount.log`);
+  }
+  throw new FsError(Number(errno), message);
+}
+
+/** The child: tells its parent how it went, then has nothing to do with any terminal. */
+async function serveInBackground(params: Parameters<typeof runMount>[0]): Promise<never> {
+  const log = new MountLog(runtimeDir());
+  let told = false;
+  try {
+    await runMount(params, {
+      log: (line) => log.write(line),
+      onReady: () => {
+        told = true;
+        printLine("ready");
+        leaveTerminal();
+      },
+    });
+  } catch (e) {
+    const message = e instanceof Error ? e.message : String(e);
+    const errno = e instanceof FsError ? e.errno : EIO;
+    if (!told) printLine(`error ${errno} ${message.split("\n")[0] ?? strerror(errno)}`);
+    if (!(e instanceof FsError)) log.write(`scoutfs error: ${(e as Error).stack ?? message}`);
+    Deno.exit(1);
+  }
+  Deno.exit(0);
+}
+
+function leaveTerminal(): void {
+  const nowhere = libc.open(new TextEncoder().encode("/dev/null\0"), 2, 0);
+  for (const fd of [0, 1, 2]) libc.dup2(nowhere, fd);
+  libc.close(nowhere);
+  Deno.chdir("/");
+}

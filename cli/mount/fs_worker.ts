@@ -1,0 +1,121 @@
+/**
+ * The filesystem in its own isolate: client of the cluster, engine, FUSE session, in one loop.
+ *
+ * Life: connect, read the root, tell main "ready"; serve the descriptor that main mounted; when the
+ * kernel ends the session, or before (DESTROY, on block devices), commit, say farewell, tell main
+ * "stopped"; answer DESTROY when main has ended the rest.
+ */
+
+import { procCredentials } from "../../fs/caller.ts";
+import { Fs } from "../../fs/fs.ts";
+import { serve } from "../../fs/fuse/serve.ts";
+import { SystemRandom } from "../../fs/sys/clock.ts";
+import { processMemory } from "../../fs/sys/caller_memory.ts";
+import { openDevice } from "../../fs/sys/device.ts";
+import { openVolume } from "../../fs/volume.ts";
+import { ClientConnection } from "../../net/client.ts";
+import type { ToFs } from "./messages.ts";
+import { failure, runWorker } from "./worker.ts";
+
+function processStatus(pid: number): string | null {
+  try {
+    return Deno.readTextFileSync(`/proc/${pid}/status`);
+  } catch {
+    return null; // The process is gone.
+  }
+}
+
+runWorker<ToFs>((context) => {
+  const { init, reactor, gate, log, tell } = context;
+  const meta = openDevice(init.metaPath, { write: true, gate });
+  const data = openDevice(init.dataPath, { write: true, gate });
+  const volume = openVolume(meta, data);
+  const random = new SystemRandom();
+  const link = new ClientConnection({
+    reactor,
+    device: meta,
+    random,
+    fsid: init.fsid,
+    fmtVers: volume.fmtVers,
+    rid: init.rid,
+    quorumMember: init.options.quorumSlotNr >= 0,
+    keepaliveMs: init.options.tcpKeepaliveTimeoutMs,
+    gate,
+    log,
+  });
+  const fs = new Fs({
+    meta,
+    data,
+    superBlock: volume.superBlock,
+    rid: init.rid,
+    link,
+    clock: reactor,
+    random,
+    options: init.options,
+    log,
+  });
+  fs.credentials = procCredentials(processStatus);
+  fs.callerMemory = processMemory();
+  fs.hooks.onDefect = (e) => tell(failure(e));
+
+  let started = false;
+  let leaving: Promise<void> | null = null;
+  /** Commits, leaves the cluster; main then ends quorum and guards. */
+  const leave = (): Promise<void> => leaving ??= doLeave();
+  const doLeave = async (): Promise<void> => {
+    try {
+      if (started) {
+        // The kernel knows no inode any more: what was unlinked while open can be deleted.
+        fs.refs.forgetAll();
+        await fs.stop();
+      }
+      await link.farewell();
+      tell({ is: "stopped" });
+    } catch (e) {
+      tell(failure(e));
+    }
+  };
+  let release: () => void = () => {};
+  const released = new Promise<void>((resolve) => release = resolve);
+
+  link.start();
+  fs.start().then(
+    () => {
+      started = true;
+      tell({ is: "ready" });
+    },
+    (e) => {
+      if (leaving === null) tell(failure(e));
+    },
+  );
+
+  return (message) => {
+    switch (message.do) {
+      case "serve":
+        serve({
+          fs,
+          reactor,
+          fd: message.fd,
+          readOnly: init.readOnly,
+          blockDevice: init.blockDevice,
+          log,
+          onDestroy: async () => {
+            tell({ is: "unmounting", why: "unmounted" });
+            await leave();
+            await released;
+          },
+          onEnd: (why) => {
+            if (leaving === null) tell({ is: "unmounting", why });
+            void leave();
+          },
+        });
+        break;
+      case "released":
+        release();
+        break;
+      case "leave":
+        void leave();
+        break;
+    }
+  };
+});

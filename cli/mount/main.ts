@@ -1,0 +1,398 @@
+/**
+ * The main isolate of a mount: checks everything before anything is touched, starts the workers,
+ * mounts, waits for signals or the kernel, ends everything in order.
+ *
+ * Order of the beginning: options, mount point, devices (exclusively), super blocks, quorum slot;
+ * then the host record, quorum (its BEGIN is the first write), the client until the root is read,
+ * the kernel mount. Order of the end: the filesystem commits and says farewell, the server and
+ * quorum stop and record it, records and locks go. A worker that dies takes the mount with it:
+ * nothing is written any more, the kernel's mount is detached, the exit status is not zero.
+ */
+
+import { EINTR, EIO } from "../../format/errno.ts";
+import { FsError } from "../../fs/errors.ts";
+import { checkMountable, type KernelMount, kernelMount } from "../../fs/fuse/mount.ts";
+import { Gate } from "../../fs/gate.ts";
+import { type MountOptions, requireMetadev } from "../../fs/options.ts";
+import { SystemRandom } from "../../fs/sys/clock.ts";
+import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
+import { type Mailbox, openMailbox, post } from "../../fs/sys/mailbox.ts";
+import { openVolume, type Volume } from "../../fs/volume.ts";
+import { mountName, ridText } from "../../net/fence.ts";
+import { HostRecords } from "../../net/host_record.ts";
+import { rememberedMounts } from "../../net/mounted_clients.ts";
+import { checkSlots, slotsOf } from "../../net/quorum_blocks.ts";
+import type { ToFs, ToMain, ToQuorum, ToServer, WorkerInit } from "./messages.ts";
+import { runtimeDir, stateDir } from "./paths.ts";
+import { openWhenFree, removeRecord, writeRecord } from "./record.ts";
+
+export interface MountParams {
+  dataPath: string;
+  mountpoint: string;
+  options: MountOptions;
+}
+
+export interface MountEvents {
+  /** One line for the administrator, without the mount's name. */
+  log: (line: string) => void;
+  /** The mount is usable. */
+  onReady: () => void;
+}
+
+/** The volume, exclusively ours on this host until `close`. */
+interface Guarded {
+  readonly volume: Volume;
+  readonly meta: BlockDevice;
+  readonly data: BlockDevice;
+  /** The kernel keeps a block device for itself once it is mounted: the probe before is all. */
+  readonly blockDevice: boolean;
+}
+
+/** Mounts and serves until unmounted. Throws FsError when it could not be mounted, or failed. */
+export async function runMount(params: MountParams, events: MountEvents): Promise<void> {
+  const { options } = params;
+  requireMetadev(options);
+  checkMountable(params.mountpoint);
+  await useFastCrc32c();
+  const guarded = await openGuarded(options.metadevPath, params.dataPath);
+  try {
+    const { superBlock } = guarded.volume;
+    if (options.quorumSlotNr >= 0) checkSlots(slotsOf(superBlock.qconf), options.quorumSlotNr);
+    await new RunningMount(params, guarded, events).run();
+  } finally {
+    guarded.meta.close();
+    guarded.data.close();
+  }
+}
+
+async function openGuarded(metaPath: string, dataPath: string): Promise<Guarded> {
+  const runtime = runtimeDir();
+  const [metaReal, dataReal] = [realPath(metaPath), realPath(dataPath)];
+  const meta = await openWhenFree(
+    runtime,
+    metaReal,
+    () => openDevice(metaPath, { write: false, exclusive: true }),
+  );
+  try {
+    const data = await openWhenFree(runtime, dataReal, () => {
+      if (dataReal === metaReal) return openDevice(dataPath, { write: false });
+      const probe = openDevice(dataPath, { write: false, exclusive: true });
+      if (!probe.isBlockDevice) return probe;
+      probe.close();
+      return openDevice(dataPath, { write: false });
+    });
+    try {
+      const volume = openVolume(meta, data);
+      return { volume, meta, data, blockDevice: data.isBlockDevice };
+    } catch (e) {
+      data.close();
+      throw e;
+    }
+  } catch (e) {
+    meta.close();
+    throw e;
+  }
+}
+
+/** Absolute and without symbolic links; the path itself where that cannot be told. */
+function realPath(path: string): string {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+type WorkerName = "quorum" | "server" | "fs";
+
+interface Peer {
+  readonly worker: Worker;
+  readonly box: Mailbox;
+  readonly ready: Promise<void>;
+  readonly stopped: Promise<void>;
+}
+
+/** One mount from its first write to its end. */
+class RunningMount {
+  private readonly gate = new Gate();
+  private readonly rid: bigint;
+  private readonly name: string;
+  private readonly records: HostRecords;
+  private readonly peers = new Map<WorkerName, Peer>();
+  private kernel: KernelMount | null = null;
+  private readonly boxes = new Map<WorkerName, Mailbox>();
+  /** Resolves when the kernel ended the session, or a signal the wait for a server. */
+  private readonly ended: Promise<void>;
+  private sessionEnded: () => void = () => {};
+  /** Rejects when a worker failed. */
+  private readonly failure: Promise<never>;
+  private fail: (e: FsError) => void = () => {};
+  private failed = false;
+  /** Others may know of us: a quorum block or a server has our rid. */
+  private known = false;
+
+  constructor(
+    private readonly params: MountParams,
+    private readonly guarded: Guarded,
+    private readonly events: MountEvents,
+  ) {
+    const random = new SystemRandom();
+    let rid = random.u64();
+    while (rid === 0n || rid === 0xffff_ffff_ffff_ffffn) rid = random.u64();
+    this.rid = rid;
+    this.name = mountName(guarded.volume.fsid, rid);
+    this.records = new HostRecords(stateDir(), guarded.volume.fsid);
+    this.ended = new Promise((resolve) => this.sessionEnded = resolve);
+    this.failure = new Promise((_, reject) => {
+      this.fail = (e) => {
+        this.failed = true;
+        reject(e);
+      };
+    });
+    this.failure.catch(() => {});
+  }
+
+  async run(): Promise<void> {
+    this.log(`mounting ${this.guarded.data.name} at ${this.params.mountpoint}`);
+    this.records.record(this.rid, Deno.pid);
+    const signals = this.watchSignals();
+    try {
+      try {
+        await this.begin();
+      } catch (e) {
+        if (this.failed) throw e;
+        this.log(`mount given up: ${e instanceof Error ? e.message : e}`);
+        await this.leave();
+        throw e;
+      }
+      this.events.onReady();
+      await this.unlessFailed(this.ended);
+      await this.finish();
+    } catch (e) {
+      await this.breakOff(e);
+      if (!this.known) this.records.forget(this.rid);
+      throw e;
+    } finally {
+      signals.close();
+      for (const { worker } of this.peers.values()) worker.terminate();
+      removeRecord(runtimeDir(), this.name);
+    }
+    this.log("unmounted");
+  }
+
+  /** Up to the point where the mount is usable. */
+  private async begin(): Promise<void> {
+    const { params, guarded } = this;
+    const init = this.workerInit();
+    if (params.options.quorumSlotNr >= 0) {
+      this.start("server", init);
+      await this.unlessEnded(this.start("quorum", init).ready);
+    }
+    this.known = true;
+    const fs = this.start("fs", init);
+    await this.unlessEnded(fs.ready);
+    this.kernel = kernelMount({
+      mountpoint: params.mountpoint,
+      source: guarded.blockDevice ? guarded.data.name : realPath(guarded.data.name),
+      blockDevice: guarded.blockDevice,
+      readOnly: init.readOnly,
+      options: params.options.vfs.filter((o) => KERNEL_OPTIONS.has(o)),
+    });
+    writeRecord(runtimeDir(), {
+      name: this.name,
+      pid: Deno.pid,
+      meta: realPath(guarded.meta.name),
+      data: realPath(guarded.data.name),
+      mountpoint: this.kernel.mountpoint,
+      fsid: ridText(guarded.volume.fsid),
+      rid: ridText(this.rid),
+    });
+    this.send(fs, { do: "serve", fd: this.kernel.fd });
+    // Answered by our worker: from here on everybody is.
+    await this.unlessEnded(Deno.stat(this.kernel.mountpoint));
+    this.kernel.tune();
+    this.log("mounted");
+  }
+
+  private workerInit(): WorkerInit {
+    const { options, dataPath } = this.params;
+    const { volume, meta, blockDevice } = this.guarded;
+    return {
+      metaPath: meta.name,
+      dataPath,
+      fsid: volume.fsid,
+      rid: this.rid,
+      options,
+      gate: this.gate.shared,
+      assumedDead: options.assumeFenced
+        ? [...rememberedMounts(meta, volume.fsid, new SystemRandom())]
+        : [],
+      stateDir: stateDir(),
+      runtimeDir: runtimeDir(),
+      mailbox: -1,
+      quorumBox: openMailboxFor(this.boxes, "quorum").writeFd,
+      serverBox: openMailboxFor(this.boxes, "server").writeFd,
+      readOnly: options.vfs.includes("ro"),
+      blockDevice,
+    };
+  }
+  private start(name: WorkerName, init: WorkerInit): Peer {
+    const box = openMailboxFor(this.boxes, name);
+    const worker = new Worker(new URL(WORKERS[name], import.meta.url), { type: "module", name });
+    let onReady = () => {}, onStopped = () => {};
+    const ready = new Promise<void>((resolve) => onReady = resolve);
+    const stopped = new Promise<void>((resolve) => onStopped = resolve);
+    worker.onmessage = (e: MessageEvent<ToMain>) => {
+      const m = e.data;
+      switch (m.is) {
+        case "log":
+          this.log(m.line);
+          break;
+        case "failed":
+          this.workerFailed(name, new FsError(m.errno, m.message));
+          break;
+        case "ready":
+          onReady();
+          break;
+        case "stopped":
+          onStopped();
+          break;
+        case "unmounting":
+          this.log(`unmounting: ${m.why}`);
+          this.sessionEnded();
+          break;
+      }
+    };
+    worker.onerror = (e) => {
+      e.preventDefault();
+      this.workerFailed(name, new FsError(EIO, `the ${name} worker died: ${e.message}`));
+    };
+    worker.postMessage({ ...init, mailbox: box.readFd } satisfies WorkerInit);
+    const peer = { worker, box, ready, stopped };
+    this.peers.set(name, peer);
+    return peer;
+  }
+
+  private workerFailed(name: WorkerName, e: FsError): void {
+    this.log(`error: ${name}: ${e.message}`);
+    // Whatever is in memory cannot be trusted any more, or has nobody to protect it.
+    this.gate.close();
+    this.fail(e);
+  }
+
+  private send(peer: Peer, message: ToFs | ToQuorum | ToServer): void {
+    post(peer.box.writeFd, message);
+  }
+
+  /** `promise`, unless the mount fails or is asked to end meanwhile. */
+  private async unlessEnded<T>(promise: Promise<T>): Promise<T> {
+    const ended = this.ended.then(() => {
+      throw new FsError(EINTR, "interrupted while mounting");
+    });
+    return await this.unlessFailed(Promise.race([promise, ended]));
+  }
+
+  private unlessFailed<T>(promise: Promise<T>): Promise<T> {
+    return Promise.race([promise, this.failure]);
+  }
+
+  /** The kernel's session is over, or asked to be by DESTROY. */
+  private async finish(): Promise<void> {
+    const fs = this.peers.get("fs");
+    if (fs !== undefined) await this.unlessFailed(fs.stopped);
+    await this.stopQuorum();
+    this.guarded.meta.close();
+    this.guarded.data.close();
+    removeRecord(runtimeDir(), this.name);
+    this.records.forget(this.rid);
+    const { kernel } = this;
+    if (fs === undefined || kernel === null) return;
+    this.send(fs, { do: "released" });
+    // On a block device umount(8) waits for that answer.
+    while (kernel.mounted) await pause(2);
+    kernel.destroy();
+  }
+
+  /** Leaves the cluster after a mount that did not come about. */
+  private async leave(): Promise<void> {
+    const fs = this.peers.get("fs");
+    if (fs !== undefined) {
+      this.send(fs, { do: "leave" });
+      await this.unlessFailed(fs.stopped);
+    }
+    await this.stopQuorum();
+  }
+
+  private async stopQuorum(): Promise<void> {
+    const quorum = this.peers.get("quorum");
+    if (quorum === undefined) return;
+    this.send(quorum, { do: "stop" });
+    await this.unlessFailed(quorum.stopped);
+  }
+
+  /** Nothing more is written; the kernel's mount goes, its users get errors. */
+  private async breakOff(e: unknown): Promise<void> {
+    this.gate.close();
+    this.log(`error: mount ends: ${e instanceof Error ? e.message : e}`);
+    if (this.kernel !== null) await this.kernel.unmount(true);
+  }
+
+  /** SIGTERM and SIGINT unmount; a busy mount goes on. */
+  private watchSignals(): { close(): void } {
+    let busy = false;
+    const onSignal = async () => {
+      if (busy) return; // The first is being obeyed: a second changes nothing.
+      busy = true;
+      try {
+        if (this.kernel === null) this.sessionEnded();
+        else if (!await this.kernel.unmount(false)) {
+          this.log("warning: asked to unmount, but the mount is busy; it goes on");
+        }
+      } finally {
+        busy = false;
+      }
+    };
+    const names = ["SIGTERM", "SIGINT"] as const;
+    for (const s of names) Deno.addSignalListener(s, onSignal);
+    // A terminal that goes away is no reason to end.
+    const ignore = () => {};
+    Deno.addSignalListener("SIGHUP", ignore);
+    return {
+      close: () => {
+        for (const s of names) Deno.removeSignalListener(s, onSignal);
+        Deno.removeSignalListener("SIGHUP", ignore);
+      },
+    };
+  }
+
+  private log(line: string): void {
+    const severity = /^(error|warning): /.exec(line);
+    const head = severity === null ? "" : ` ${severity[1]}`;
+    const text = severity === null ? line : line.slice(severity[0].length);
+    this.events.log(`scoutfs ${this.name}${head}: ${text}`);
+  }
+}
+
+const WORKERS: Record<WorkerName, string> = {
+  quorum: "./quorum_worker.ts",
+  server: "./server_worker.ts",
+  fs: "./fs_worker.ts",
+};
+
+/** Generic options that mount(2) knows; the others of fstab mean nothing here. */
+const KERNEL_OPTIONS = new Set(
+  ("nosuid nodev noexec noatime nodiratime relatime norelatime strictatime lazytime sync dirsync")
+    .split(" "),
+);
+
+function openMailboxFor(boxes: Map<WorkerName, Mailbox>, name: WorkerName): Mailbox {
+  let box = boxes.get(name);
+  if (box === undefined) {
+    box = openMailbox();
+    boxes.set(name, box);
+  }
+  return box;
+}
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

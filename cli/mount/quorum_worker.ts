@@ -1,0 +1,73 @@
+/**
+ * The quorum service of a member in its own isolate, so that votes and heartbeats wait for nothing
+ * but its own socket and block.
+ */
+
+import { openDevice } from "../../fs/sys/device.ts";
+import { SystemRandom } from "../../fs/sys/clock.ts";
+import { post } from "../../fs/sys/mailbox.ts";
+import { readSuperBlock } from "../../fs/volume.ts";
+import type { ServerState } from "../../net/quorum.ts";
+import { slotsOf } from "../../net/quorum_blocks.ts";
+import { QuorumService, type ServerControl } from "../../net/quorum_service.ts";
+import type { ToQuorum, ToServer } from "./messages.ts";
+import { failure, runWorker } from "./worker.ts";
+
+/** The server in the other worker. Its states arrive in order, after our "starting". */
+class RemoteServer implements ServerControl {
+  state: ServerState = "down";
+  onState: () => void = () => {};
+
+  constructor(private readonly box: number) {}
+
+  start(term: number): void {
+    this.state = "starting";
+    this.send({ do: "start", term });
+  }
+
+  stop(): void {
+    this.send({ do: "stop" });
+  }
+
+  changed(state: ServerState): void {
+    this.state = state;
+    this.onState();
+  }
+
+  private send(message: ToServer): void {
+    post(this.box, message);
+  }
+}
+
+runWorker<ToQuorum>((context) => {
+  const { init, reactor, gate, log, tell, knownDead } = context;
+  const device = openDevice(init.metaPath, { write: true, gate });
+  const server = new RemoteServer(init.serverBox);
+  const service = new QuorumService({
+    reactor,
+    random: new SystemRandom(),
+    device,
+    fsid: init.fsid,
+    slots: slotsOf(readSuperBlock(device).qconf),
+    slot: init.options.quorumSlotNr,
+    rid: init.rid,
+    gate,
+    heartbeatTimeoutMs: () => init.options.quorumHeartbeatTimeoutMs,
+    server,
+    knownDead,
+    log,
+    onFailure: (e) => tell(failure(e)),
+  });
+  service.start();
+  tell({ is: "ready" });
+  return (message) => {
+    switch (message.do) {
+      case "serverState":
+        server.changed(message.state);
+        break;
+      case "stop":
+        service.stop().then(() => tell({ is: "stopped" }), (e) => tell(failure(e)));
+        break;
+    }
+  };
+});

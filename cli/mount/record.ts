@@ -1,0 +1,102 @@
+/**
+ * The record of a running mount: who serves what where, for people, tools and later mounts of the
+ * same images. One JSON file per mount below the runtime directory, removed at its end.
+ */
+
+import { errnoOf, FsError } from "../../fs/errors.ts";
+import { mountTable } from "../../fs/fuse/mount.ts";
+import { EBUSY } from "../../format/errno.ts";
+
+export interface MountRecord {
+  /** f.FFFFFF.r.RRRRRR */
+  readonly name: string;
+  readonly pid: number;
+  /** Absolute paths. */
+  readonly meta: string;
+  readonly data: string;
+  readonly mountpoint: string;
+  readonly fsid: string;
+  readonly rid: string;
+}
+
+/** How long a mount waits for an earlier mount of its devices that is about to end. */
+const ENDING_MS = 60_000;
+
+const dirOf = (runtimeDir: string) => `${runtimeDir}/mounts`;
+
+export function writeRecord(runtimeDir: string, record: MountRecord): void {
+  Deno.mkdirSync(dirOf(runtimeDir), { recursive: true });
+  const path = `${dirOf(runtimeDir)}/${record.name}.json`;
+  Deno.writeTextFileSync(`${path}.new`, JSON.stringify(record) + "\n");
+  Deno.renameSync(`${path}.new`, path);
+}
+
+export function removeRecord(runtimeDir: string, name: string): void {
+  try {
+    Deno.removeSync(`${dirOf(runtimeDir)}/${name}.json`);
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw e;
+  }
+}
+
+/** The records of mounts whose process is alive. */
+export function liveRecords(runtimeDir: string): MountRecord[] {
+  let entries: Deno.DirEntry[];
+  try {
+    entries = [...Deno.readDirSync(dirOf(runtimeDir))];
+  } catch {
+    return []; // No mount was ever made.
+  }
+  const records: MountRecord[] = [];
+  for (const { name } of entries) {
+    if (!name.endsWith(".json")) continue;
+    try {
+      const record = JSON.parse(
+        Deno.readTextFileSync(`${dirOf(runtimeDir)}/${name}`),
+      ) as MountRecord;
+      if (isAlive(record.pid)) records.push(record);
+    } catch {
+      continue; // It ended while we looked, or was torn by a crash.
+    }
+  }
+  return records;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+    return !/\) [ZX] /.test(stat);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Runs `open`, which fails with EBUSY while the device is used. An earlier mount of it on this host
+ * that is unmounted already, but still commits, is waited for; any other user is an error at once,
+ * with the mount that has it if it is one of ours.
+ */
+export async function openWhenFree<T>(
+  runtimeDir: string,
+  path: string,
+  open: () => T,
+): Promise<T> {
+  const until = performance.now() + ENDING_MS;
+  for (;;) {
+    try {
+      return open();
+    } catch (e) {
+      if (errnoOf(e) !== EBUSY) throw e;
+      const user = liveRecords(runtimeDir).find((r) => r.meta === path || r.data === path);
+      if (user === undefined) throw e;
+      const mounted = mountTable().some((m) => m.target === user.mountpoint);
+      if (mounted || performance.now() > until) {
+        throw new FsError(
+          EBUSY,
+          `${path}: in use: mounted at ${user.mountpoint} by process ${user.pid}`,
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}
