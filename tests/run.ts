@@ -30,14 +30,18 @@ function testFiles(dir: string): string[] {
   return found.sort();
 }
 
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
 /** Runs the tests, showing their output, and returns their counts from deno's closing line. */
-async function runTests(
-  files: string[],
-): Promise<{ passed: number; failed: number; skipped: number }> {
+async function runTests(files: string[], golden: string): Promise<Counts> {
   const child = new Deno.Command(deno, {
     args: ["test", "-A", "--no-check", ...files],
     cwd: root,
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", SCOUTFS_GOLDEN_CACHE: golden },
     stdout: "piped",
     stderr: "inherit",
   }).spawn();
@@ -68,6 +72,8 @@ console.log("== tests");
 const files = testFiles(`${root}tests`).filter((f) =>
   words.length === 0 || words.some((w) => f.includes(w))
 );
-const { passed, failed, skipped } = await runTests(files);
+const golden = Deno.makeTempDirSync({ prefix: "scoutfs-golden-" });
+const { passed, failed, skipped } = await runTests(files, golden)
+  .finally(() => Deno.removeSync(golden, { recursive: true }));
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 Deno.exit(failed === 0 && passed > 0 ? 0 : 1);

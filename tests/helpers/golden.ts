@@ -4,6 +4,7 @@
  * temporary folder per test file, once each, and removed when its tests are done.
  */
 
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const FOLDER = Deno.env.get("SCOUTFS_GOLDEN") ??
@@ -51,6 +52,8 @@ export function goldenTest(name: string, fn: (t: Deno.TestContext) => void | Pro
   Deno.test({ name, ignore: reason !== undefined, fn });
 }
 
+/** Restored images of a whole test run, which the runner makes and removes; else one file's own. */
+const SHARED = Deno.env.get("SCOUTFS_GOLDEN_CACHE");
 let folder: string | undefined;
 const restored = new Map<string, string>();
 
@@ -66,8 +69,11 @@ function workFolder(): string {
 function restore(file: string): string {
   let path = restored.get(file);
   if (path === undefined) {
-    path = `${workFolder()}/${file}`;
-    zstd(["-d", "-q", "--sparse", "-o", path, `${FOLDER}/${file}.zst`]);
+    path = `${SHARED ?? workFolder()}/${file}`;
+    if (!existsSync(path)) {
+      zstd(["-d", "-q", "--sparse", "-o", `${path}.part`, `${FOLDER}/${file}.zst`]);
+      Deno.renameSync(`${path}.part`, path);
+    }
     restored.set(file, path);
   }
   return path;
