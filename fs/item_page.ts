@@ -121,14 +121,13 @@ export class Page {
     return this.#keyAt(0);
   }
 
-  get end(): Key {
-    return this.#keyAt(SLOT);
-  }
-
   set start(key: Key) {
     putKey(this.words, 0, key);
   }
 
+  get end(): Key {
+    return this.#keyAt(SLOT);
+  }
   set end(key: Key) {
     putKey(this.words, SLOT, key);
   }
