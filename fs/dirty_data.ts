@@ -38,6 +38,8 @@ export class DirtyData {
   /** Old contents of the first and last block of the write that is being gathered. */
   readonly headPage: Uint8Array;
   readonly tailPage: Uint8Array;
+  /** Old contents of the block in which a file ends whose end is being moved. */
+  readonly endPage: Uint8Array;
 
   constructor(dev: Device, options: DirtyDataOptions = {}) {
     this.#dev = dev;
@@ -45,6 +47,7 @@ export class DirtyData {
     this.#limitPages = options.limitPages ?? 16384;
     this.headPage = dev.allocBuffer(SM_SIZE);
     this.tailPage = dev.allocBuffer(SM_SIZE);
+    this.endPage = dev.allocBuffer(SM_SIZE);
     assert(this.#streamPages < this.#limitPages, "streams are flushed before writers wait");
   }
 

@@ -28,8 +28,10 @@ import {
   MAX_FILE_SIZE,
   offlineIn,
   OfflineWait,
+  readEnd,
   retryAfterWait,
   touch,
+  zeroBeyond,
 } from "./file.ts";
 import { finishTruncate } from "./truncate.ts";
 import { type RequestId, WAIT_READ, WAIT_WRITE } from "./wait.ts";
@@ -264,7 +266,10 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   const { dataPreallocBlocks: blocks, dataPreallocContigOnly: contigOnly } = fs.options;
   const from = contigOnly ? first : first - first % blocks;
   const extents = new FileExtents(op, fs, h, from, end);
+  const oldSize = inode.size;
   const edges = readEdges(fs, extents, pos, wanted);
+  // Where the write begins behind the block in which the file ended, that block's rest shows.
+  const endBlkno = first * SM_SIZE > oldSize ? readEnd(op, fs, h, oldSize) : 0;
   const seq = gatherUpdate(op, fs, [{ h, dataSeq: true }], {
     allocating: !rq.pageWrite,
     dataBlocks: unmappedBlocks(extents, first, end),
@@ -286,7 +291,8 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   );
   const bytes = Math.min(wanted, reached * SM_SIZE - pos);
   const data = rq.data.subarray(progress.done, progress.done + bytes);
-  storeRuns(fs, runs, pos, data, edges, rq);
+  zeroBeyond(fs, endBlkno, oldSize);
+  storeRuns(fs, runs, pos, data, edges, oldSize, rq);
   extents.account();
   const changed = h.edit();
   if (pos + bytes > changed.size) changed.size = pos + bytes;
@@ -346,6 +352,7 @@ function storeRuns(
   pos: number,
   data: Uint8Array,
   edges: Edges,
+  oldSize: number,
   rq: WriteRequest,
 ): void {
   const firstBlock = Math.floor(pos / SM_SIZE);
@@ -359,7 +366,7 @@ function storeRuns(
       const blkno = run.blkno + (b - run.start);
       if (at < pos || at + SM_SIZE > stop) {
         const old = b === firstBlock ? edges.head : edges.tail;
-        storePartial(fs, blkno, run.fresh, old, pos, data, at);
+        storePartial(fs, blkno, run.fresh, old, oldSize, pos, data, at);
         b++;
         continue;
       }
@@ -376,6 +383,7 @@ function storePartial(
   blkno: number,
   fresh: boolean,
   old: Uint8Array | null,
+  oldSize: number,
   pos: number,
   data: Uint8Array,
   at: number,
@@ -387,6 +395,8 @@ function storePartial(
     else {
       assert(old !== null, "the old contents of a partly written block were read");
       page.set(old);
+      // Behind the old end of the file the device may hold anything.
+      if (oldSize < at + SM_SIZE) page.fill(0, Math.max(0, oldSize - at));
     }
   } else assert(!fresh, "a block that was just allocated has no dirty page");
   const from = Math.max(at, pos);

@@ -13,7 +13,7 @@ import { gatherUpdate, writeInode } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { FileExtents } from "./extent_items.ts";
 import { preallocateExtents } from "./extents.ts";
-import { blocksOf, dataAllocator, getFile, MAX_FILE_SIZE } from "./file.ts";
+import { blocksOf, dataAllocator, getFile, MAX_FILE_SIZE, readEnd, zeroBeyond } from "./file.ts";
 import { finishTruncate } from "./truncate.ts";
 
 /** fallocate(2): the size of the file does not change. */
@@ -67,6 +67,9 @@ function fallocateStep(op: Op, fs: Fs, rq: FallocateRequest, progress: Progress)
   const extents = new FileExtents(op, fs, h, progress.block, end, STEP_PIECES * 2 + 3);
   const reachable = Math.min(end, extents.horizon);
   const want = firstPieces(extents, progress.block, reachable);
+  const growing = (rq.mode & FALLOC_FL_KEEP_SIZE) === 0 && stop > inode.size;
+  const oldSize = inode.size;
+  const endBlkno = growing ? readEnd(op, fs, h, oldSize) : 0;
   const seq = gatherUpdate(op, fs, [{ h, dataSeq: false }], {
     allocating: true,
     dataBlocks: want.blocks,
@@ -83,7 +86,8 @@ function fallocateStep(op: Op, fs: Fs, rq: FallocateRequest, progress: Progress)
   );
   extents.account();
   const size = Math.min(stop, reached * SM_SIZE);
-  if ((rq.mode & FALLOC_FL_KEEP_SIZE) === 0 && size > inode.size) {
+  if (growing && size > oldSize) {
+    zeroBeyond(fs, endBlkno, oldSize);
     const changed = h.edit();
     changed.size = size;
     changed.version++;

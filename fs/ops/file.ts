@@ -8,7 +8,7 @@ import type { Fs } from "../fs.ts";
 import { getInode, type InodeHandle, isDir } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { nextExtent } from "./extent_items.ts";
-import { type AllocateData, isOffline } from "./extents.ts";
+import { type AllocateData, isOffline, isOnline } from "./extents.ts";
 import type { RequestId } from "./wait.ts";
 
 /** Offsets are exact JS numbers: what we write ends below 8 PiB. EFBIG beyond. */
@@ -77,6 +77,32 @@ export function touch(fs: Fs, inode: Inode): void {
   const { mtime, ctime } = inode;
   mtime.sec = ctime.sec = now.sec;
   mtime.nsec = ctime.nsec = now.nsec;
+}
+
+/**
+ * Gathers what `zeroBeyond` needs: the data block in which byte `size` lies, read into the end page
+ * of the dirty data; 0 when nothing is stored there. A write that never was committed may have left
+ * anything behind the end of a file, so that whatever moves the end has to zero it (02 §15.3).
+ */
+export function readEnd(op: Op, fs: Fs, h: InodeHandle, size: number): number {
+  if (size % SM_SIZE === 0) return 0;
+  const block = Math.floor(size / SM_SIZE);
+  const e = nextExtent(op, fs, h, block);
+  if (e === null || e.start > block || !isOnline(e.blkno, e.flags)) return 0;
+  const blkno = e.blkno + (block - e.start);
+  if (!fs.dirty.has(blkno)) fs.data.read(fs.dirty.endPage, blkno * SM_SIZE);
+  return blkno;
+}
+
+/** Zeroes the block that `readEnd` found from byte `size` of the file on. */
+export function zeroBeyond(fs: Fs, blkno: number, size: number): void {
+  if (blkno === 0) return;
+  let page = fs.dirty.page(blkno);
+  if (page === null) {
+    page = fs.dirty.add(blkno);
+    page.set(fs.dirty.endPage);
+  }
+  page.fill(0, size % SM_SIZE);
 }
 
 /**

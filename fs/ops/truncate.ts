@@ -4,7 +4,7 @@
  * TRUNCATE flag makes the rest survive a crash, and whoever changes the file next finishes it.
  */
 
-import { INODE_FLAG_TRUNCATE, SM_SIZE } from "../../format/constants.ts";
+import { INODE_FLAG_TRUNCATE } from "../../format/constants.ts";
 import { LOCK_WRITE } from "../../format/wire.ts";
 import { EFBIG, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
@@ -13,15 +13,17 @@ import type { Fs } from "../fs.ts";
 import { gatherUpdate, getInode, writeInode } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { FileExtents } from "./extent_items.ts";
-import { isOnline, MAX_BLOCK, removeExtents } from "./extents.ts";
+import { MAX_BLOCK, removeExtents } from "./extents.ts";
 import {
   blocksOf,
   getFile,
   MAX_FILE_SIZE,
   offlineIn,
   OfflineWait,
+  readEnd,
   retryAfterWait,
   touch,
+  zeroBeyond,
 } from "./file.ts";
 import { type RequestId, WAIT_CHANGE_SIZE } from "./wait.ts";
 
@@ -101,8 +103,9 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
   }
   const shrinking = oldSize >= size;
   const end = blocksOf(size);
-  const extents = new FileExtents(op, fs, h, Math.max(0, end - 1), MAX_BLOCK, STEP_EXTENTS + 3);
-  const tail = size < oldSize ? readTail(fs, extents, size) : 0;
+  const extents = new FileExtents(op, fs, h, end, MAX_BLOCK, STEP_EXTENTS + 3);
+  const ending = Math.min(size, oldSize);
+  const endBlkno = size === oldSize ? 0 : readEnd(op, fs, h, ending);
   const seq = gatherUpdate(op, fs, [{ h, dataSeq: true }], {
     allocating: false,
     items: STEP_ITEMS,
@@ -110,7 +113,7 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
 
   op.apply();
   const changed = h.edit();
-  if (tail !== 0) zeroTail(fs, tail, size);
+  zeroBeyond(fs, endBlkno, ending);
   let step: Step = "done";
   if (shrinking && !removeStep(op, fs, extents, end)) {
     changed.flags |= INODE_FLAG_TRUNCATE;
@@ -163,26 +166,6 @@ function removeStep(op: Op, fs: Fs, extents: FileExtents, first: number): boolea
 export function freeBlocks(op: Op, fs: Fs, blkno: number, len: number): void {
   fs.dirty.drop(blkno, len);
   fs.trans.freeData(op, blkno, len);
-}
-
-/** The data block in which a shrinking file will end, its contents read; 0 if there is none. */
-function readTail(fs: Fs, extents: FileExtents, size: number): number {
-  if (size % SM_SIZE === 0) return 0;
-  const block = Math.floor(size / SM_SIZE);
-  const e = extents.next(block);
-  if (e === null || e.start > block || !isOnline(e.blkno, e.flags)) return 0;
-  const blkno = e.blkno + (block - e.start);
-  if (!fs.dirty.has(blkno)) fs.data.read(fs.dirty.tailPage, blkno * SM_SIZE);
-  return blkno;
-}
-
-function zeroTail(fs: Fs, blkno: number, size: number): void {
-  let page = fs.dirty.page(blkno);
-  if (page === null) {
-    page = fs.dirty.add(blkno);
-    page.set(fs.dirty.tailPage);
-  }
-  page.fill(0, size % SM_SIZE);
 }
 
 /**
