@@ -25,7 +25,7 @@ import { rememberedMounts } from "../../net/mounted_clients.ts";
 import { checkSlots, slotsOf } from "../../net/quorum_blocks.ts";
 import type { ToFs, ToMain, ToQuorum, ToServer, WorkerInit } from "./messages.ts";
 import { runtimeDir, stateDir } from "./paths.ts";
-import { openWhenFree, removeRecord, writeRecord } from "./record.ts";
+import { openWhenFree, removeControlTree, removeRecord, writeRecord } from "./record.ts";
 
 export interface MountParams {
   dataPath: string;
@@ -177,6 +177,7 @@ class RunningMount {
       signals.close();
       for (const { worker } of this.peers.values()) worker.terminate();
       removeRecord(runtimeDir(), this.name);
+      removeControlTree(runtimeDir(), this.name);
     }
     this.log("unmounted");
   }

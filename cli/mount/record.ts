@@ -32,8 +32,17 @@ export function writeRecord(runtimeDir: string, record: MountRecord): void {
 }
 
 export function removeRecord(runtimeDir: string, name: string): void {
+  removeIfThere(`${dirOf(runtimeDir)}/${name}.json`);
+}
+
+/** The mount's directory of control files (05 §4), fence requests among them. */
+export function removeControlTree(runtimeDir: string, name: string): void {
+  removeIfThere(`${runtimeDir}/fs/scoutfs/${name}`);
+}
+
+function removeIfThere(path: string): void {
   try {
-    Deno.removeSync(`${dirOf(runtimeDir)}/${name}.json`);
+    Deno.removeSync(path, { recursive: true });
   } catch (e) {
     if (!(e instanceof Deno.errors.NotFound)) throw e;
   }
