@@ -29,11 +29,13 @@ import {
   CMD_OPEN_INO_MAP,
   LOCK_WRITE,
   LOCK_WRITE_ONLY,
+  type NetRoots,
   OpenInoMap,
   OpenInoMapArgs,
 } from "../../format/wire.ts";
 import { next } from "../btree.ts";
 import { assert, FsError } from "../errors.ts";
+import { readForest } from "../forest.ts";
 import type { Fs } from "../fs.ts";
 import { deleteIndexItems, InodeHandle, lockIndexItems } from "../inode.ts";
 import type { ClusterLock } from "../lock_client.ts";
@@ -71,6 +73,7 @@ export class Orphans {
   #scanning: Promise<void> | null = null;
   #timer: number | null = null;
   #stopped = false;
+  #scannedLogs = false;
 
   constructor(private readonly fs: Fs) {
     fs.refs.onUnused = (ino, unlinked) => {
@@ -273,20 +276,17 @@ export class Orphans {
   }
 
   /**
-   * One scan: tries to delete what the merged tree lists as orphans and nobody seems to use. Log
-   * trees are not looked at: what is only there is mostly still open somewhere.
+   * One scan: tries to delete what is listed as an orphan and nobody seems to use. Only the merged
+   * tree is looked at, since most of what is in log trees is still open somewhere; but the first
+   * scan of a mount reads those too, for what a crash has left.
    */
   async scan(): Promise<void> {
     const { fs } = this;
     const roots = await fs.roots.fresh();
     let group = -1;
     let map: OpenInoMap | null = null;
-    let key = orphanKey(FIRST_INO);
-    while (!this.#stopped) {
-      const item = next({ cache: fs.cache }, roots.fsRoot, key);
-      if (item === null || item.key.compare(ORPHAN_LOCK_RANGE.end) > 0) return;
-      const ino = item.key.second;
-      key = item.key.inc();
+    for (const ino of this.#listed(roots)) {
+      if (this.#stopped) return;
       if (fs.refs.isUsed(ino)) continue;
       const itsGroup = Math.floor(ino / INODE_GROUP_SIZE);
       if (map === null || itsGroup !== group) {
@@ -294,6 +294,28 @@ export class Orphans {
         map = await this.#requestMap(group);
       }
       if (!map.test(ino % INODE_GROUP_SIZE)) await this.delete(ino);
+    }
+    this.#scannedLogs = true;
+  }
+
+  /** Orphan items in order, read from `roots` as needed. */
+  *#listed(roots: NetRoots): Generator<number> {
+    const { cache } = this.fs;
+    const last = ORPHAN_LOCK_RANGE.end;
+    let key = orphanKey(FIRST_INO);
+    if (!this.#scannedLogs) {
+      for (;;) {
+        const read = readForest(cache, roots, key, ORPHAN_LOCK_RANGE, ORPHAN_LOCK_RANGE.start);
+        for (const item of read.items) if (item.key.compare(key) >= 0) yield item.key.second;
+        if (read.end.compare(last) >= 0) return;
+        key = read.end.inc();
+      }
+    }
+    for (;;) {
+      const item = next({ cache }, roots.fsRoot, key);
+      if (item === null || item.key.compare(last) > 0) return;
+      key = item.key.inc();
+      yield item.key.second;
     }
   }
 }

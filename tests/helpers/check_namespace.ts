@@ -10,6 +10,8 @@ import {
   TYPE_INODE_INDEX_META_SEQ,
   TYPE_LINK_BACKREF,
   TYPE_READDIR,
+  TYPE_SRCH_BLOCKS,
+  TYPE_SRCH_LOG,
   TYPE_SYMLINK,
   TYPE_XATTR,
   ZONE_FS,
@@ -18,7 +20,7 @@ import {
   ZONE_XATTR_INDX,
   ZONE_XATTR_TOTL,
 } from "../../format/constants.ts";
-import { direntHash, xattrNameHash } from "../../format/hash.ts";
+import { direntHash, srchNameHash, xattrNameHash } from "../../format/hash.ts";
 import { xattrIndxKey, xattrTotlKey } from "../../format/item_keys.ts";
 import { DataExtentVal, Dirent, Inode, Xattr, XattrTotlVal } from "../../format/items.ts";
 import { bytesEqual, toHex } from "../../format/bytes.ts";
@@ -28,6 +30,30 @@ import type { BtreeRoot } from "../../format/btree.ts";
 import type { BlockCache } from "../../fs/block_cache.ts";
 import { forEachItem } from "../../fs/btree.ts";
 import { forEachLogTree } from "../../fs/forest.ts";
+import { readSrch } from "../../fs/srch_file.ts";
+import { SrchFile } from "../../format/srch.ts";
+
+/** Search entries that say "exists": those recorded an odd number of times, as `hash.ino.id`. */
+export function collectSearch(
+  cache: BlockCache,
+  roots: { srchRoot: BtreeRoot; logsRoot: BtreeRoot },
+): Set<string> {
+  const found = new Set<string>();
+  const take = (file: SrchFile): void => {
+    if (file.blocks === 0) return;
+    readSrch({ cache }, file, (e) => {
+      const name = `${e.hash}.${e.ino}.${e.id}`;
+      if (!found.delete(name)) found.add(name);
+    });
+  };
+  forEachLogTree({ cache }, roots.logsRoot, (lt: LogTrees) => take(lt.srchFile));
+  forEachItem({ cache }, roots.srchRoot, Key.ZEROS, (item) => {
+    if (item.key.type === TYPE_SRCH_LOG || item.key.type === TYPE_SRCH_BLOCKS) {
+      take(SrchFile.at(item.val.slice()));
+    }
+  });
+  return found;
+}
 
 export interface StoredItem {
   readonly key: Key;
@@ -84,7 +110,11 @@ interface Node {
 }
 
 /** All violations found, one line each; none for a sound namespace. */
-export function checkNamespace(items: readonly StoredItem[], inodeCount?: number): string[] {
+export function checkNamespace(
+  items: readonly StoredItem[],
+  inodeCount?: number,
+  search?: ReadonlySet<string>,
+): string[] {
   const problems: string[] = [];
   const bad = (text: string): void => void problems.push(text);
   const byKey = new Map(items.map((i) => [i.key.toString(), i.val]));
@@ -190,10 +220,11 @@ export function checkNamespace(items: readonly StoredItem[], inodeCount?: number
 
   const totals = new Map<string, { total: bigint; count: bigint }>();
   const indexed = new Set<string>();
+  const searchable = new Set<string>();
   if (!nodes.has(1)) bad("there is no root directory");
   for (const node of nodes.values()) {
     checkInode(node, orphans, metaIndex, dataIndex, bad);
-    for (const x of node.xattrs) addTags(node.ino, x, totals, indexed);
+    for (const x of node.xattrs) addTags(node.ino, x, totals, indexed, searchable);
   }
   for (const ino of orphans) if (!nodes.has(ino)) bad(`orphan item of no inode ${ino}`);
   for (const ino of [...metaIndex.keys(), ...dataIndex.keys()]) {
@@ -216,6 +247,10 @@ export function checkNamespace(items: readonly StoredItem[], inodeCount?: number
     if (total !== 0n || count !== 0n) bad(`no total ${key}, should be ${total}, ${count}`);
   }
   for (const key of indexed) bad(`no xattr index item ${key}`);
+  if (search !== undefined) {
+    for (const e of search) if (!searchable.has(e)) bad(`search entry ${e} of no xattr`);
+    for (const e of searchable) if (!search.has(e)) bad(`no search entry ${e}`);
+  }
   if (inodeCount !== undefined && inodeCount !== nodes.size) {
     bad(`inode count is ${inodeCount}, there are ${nodes.size}`);
   }
@@ -317,11 +352,13 @@ function addTags(
   x: { id: number; name: Uint8Array; value: Uint8Array },
   totals: Map<string, { total: bigint; count: bigint }>,
   indexed: Set<string>,
+  searchable: Set<string>,
 ): void {
   const text = new TextDecoder("latin1").decode(x.name);
   const tags = /^scoutfs\.((?:(?:hide|indx|srch|totl)\.)+)/.exec(text)?.[1] ?? "";
   if (text.length < 14) return;
   const number = (s: string): bigint => /^0[0-7]+$/.test(s) ? BigInt(`0o${s.slice(1)}`) : BigInt(s);
+  if (tags.includes("srch.")) searchable.add(`${srchNameHash(x.name)}.${ino}.${x.id}`);
   const ends = text.split(".");
   if (tags.includes("totl.")) {
     const [a, b, c] = ends.slice(-3).map(number) as [bigint, bigint, bigint];

@@ -7,6 +7,8 @@ import type { Caller } from "../../fs/caller.ts";
 import { assert } from "../../fs/errors.ts";
 import { Fs } from "../../fs/fs.ts";
 import type { Op, ParanoidOptions } from "../../fs/op.ts";
+import { SuperBlock } from "../../format/super.ts";
+import { inodeCount } from "../../fs/forest.ts";
 import { BlockCache } from "../../fs/block_cache.ts";
 import {
   DEFAULT_ENGINE_LIMITS,
@@ -14,7 +16,7 @@ import {
   type EngineLimits,
   type MountOptions,
 } from "../../fs/options.ts";
-import { checkNamespace, collectItems, type StoredItem } from "./check_namespace.ts";
+import { checkNamespace, collectItems, collectSearch, type StoredItem } from "./check_namespace.ts";
 import { LocalCluster, type LocalLink } from "./local_cluster.ts";
 
 export interface LocalMountOptions {
@@ -88,16 +90,25 @@ export async function newLocalFs(
 
 /** All items of the volume's stable state, as a reader without a mount sees them. */
 export function committedItems(cluster: LocalCluster): StoredItem[] {
+  const { cache, sb } = stable(cluster);
+  return collectItems(cache, { fsRoot: sb.fsRoot, logsRoot: sb.logsRoot });
+}
+
+function stable(cluster: LocalCluster): { cache: BlockCache; sb: SuperBlock } {
   const sb = cluster.superBlock();
   const cache = new BlockCache(cluster.meta, sb.hdr.fsid, {
     limitBytes: 8 << 20,
     random: cluster.random,
   });
-  return collectItems(cache, { fsRoot: sb.fsRoot, logsRoot: sb.logsRoot });
+  return { cache, sb };
 }
 
 /** Throws, naming what is wrong, unless the committed namespace is sound. */
 export function assertSound(cluster: LocalCluster): void {
-  const problems = checkNamespace(committedItems(cluster));
+  const { cache, sb } = stable(cluster);
+  const items = collectItems(cache, { fsRoot: sb.fsRoot, logsRoot: sb.logsRoot });
+  const search = collectSearch(cache, { srchRoot: sb.srchRoot, logsRoot: sb.logsRoot });
+  const count = inodeCount({ cache }, sb.inodeCount, sb.logsRoot);
+  const problems = checkNamespace(items, count, search);
   assert(problems.length === 0, `unsound namespace:\n${problems.join("\n")}`);
 }
