@@ -297,6 +297,13 @@ export class Op {
     this.beginRun(false);
   }
 
+  /** @internal The locks that this run took are held for the next one. */
+  keepPins(): void {
+    const { pins, held } = this;
+    for (let i = 0; i < pins.size; i++) held.add(pins.locks[i]!, pins.modes[i]!);
+    pins.clear();
+  }
+
   /** @internal Lets go of the locks that this run took. */
   dropPins(): void {
     if (this.pins.size > 0) this.locks.unpin(this.pins);
@@ -462,11 +469,11 @@ export class OpRunner {
         for (let i = 0; i < set.size; i++) op.held.add(set.locks[i]!, set.modes[i]!);
       });
     } else {
-      op.dropHeld();
+      // What earlier runs needed stays too: else two operations can take turns in losing it.
       if (op.resume === WAIT_PINNED) {
-        for (let i = 0; i < op.pins.size; i++) op.held.add(op.pins.locks[i]!, op.pins.modes[i]!);
-        op.pins.clear();
+        op.keepPins();
       } else {
+        op.dropHeld();
         op.dropPins();
       }
       ready = Promise.all(op.waits);
