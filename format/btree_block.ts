@@ -399,6 +399,7 @@ function height(v: DataView, item: number): number {
   return item === 0 ? 0 : v.getUint8(item + HEIGHT);
 }
 
+/** Recomputes the height from the children's. */
 function updateHeight(v: DataView, item: number): void {
   const l = height(v, link(v, item + LEFT)), r = height(v, link(v, item + RIGHT));
   v.setUint8(item + HEIGHT, 1 + (l > r ? l : r));
@@ -427,22 +428,28 @@ function rotate(v: DataView, node: number, side: number, other: number): number 
   return raised;
 }
 
-/** Repairs heights and balance from `node` up to the root. */
+/**
+ * Repairs heights and balance from `node` up, to the root or to the first node that is as it was:
+ * nothing changes above it.
+ */
 function rebalance(v: DataView, node: number): void {
   while (node !== 0) {
-    updateHeight(v, node);
     const left = link(v, node + LEFT), right = link(v, node + RIGHT);
-    const balance = height(v, right) - height(v, left);
-    if (balance > 1) {
+    const l = height(v, left), r = height(v, right), before = v.getUint8(node + HEIGHT);
+    if (r - l > 1) {
       if (height(v, link(v, right + LEFT)) > height(v, link(v, right + RIGHT))) {
         rotate(v, right, RIGHT, LEFT);
       }
       node = rotate(v, node, LEFT, RIGHT);
-    } else if (balance < -1) {
+    } else if (l - r > 1) {
       if (height(v, link(v, left + RIGHT)) > height(v, link(v, left + LEFT))) {
         rotate(v, left, LEFT, RIGHT);
       }
       node = rotate(v, node, RIGHT, LEFT);
+    } else {
+      const now = 1 + (l > r ? l : r);
+      if (now === before) return;
+      v.setUint8(node + HEIGHT, now);
     }
     node = link(v, node + PARENT);
   }

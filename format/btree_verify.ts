@@ -17,7 +17,6 @@ import {
   itemKey,
   itemValLen,
   itemValOff,
-  KEY,
   LEFT,
   link,
   midFreeLen,
@@ -107,18 +106,16 @@ export function checkBtreeShape(b: BlockBytes): string | null {
 
 /** Order of the keys of two items of the block, without allocating. */
 function compareStored(v: DataView, a: number, c: number): number {
-  for (let i = 0; i < COMPARED.length; i++) {
-    const at = KEY + COMPARED[i]!, wide = WIDE[i]!;
-    const x = wide ? v.getUint32(a + at, true) : v.getUint8(a + at);
-    const y = wide ? v.getUint32(c + at, true) : v.getUint8(c + at);
-    if (x !== y) return x < y ? -1 : 1;
-  }
-  return 0;
+  return v.getUint8(a + 33) - v.getUint8(c + 33) ||
+    v.getUint32(a + 12, true) - v.getUint32(c + 12, true) ||
+    v.getUint32(a + 8, true) - v.getUint32(c + 8, true) ||
+    v.getUint8(a + 34) - v.getUint8(c + 34) ||
+    v.getUint32(a + 20, true) - v.getUint32(c + 20, true) ||
+    v.getUint32(a + 16, true) - v.getUint32(c + 16, true) ||
+    v.getUint32(a + 28, true) - v.getUint32(c + 28, true) ||
+    v.getUint32(a + 24, true) - v.getUint32(c + 24, true) ||
+    v.getUint8(a + 32) - v.getUint8(c + 32);
 }
-
-/** Offsets of a key's parts from the most significant on, and whether each is a u32 or a byte. */
-const COMPARED = [25, 4, 0, 26, 12, 8, 20, 16, 24];
-const WIDE = [false, true, true, false, true, true, true, true, false];
 
 function isSlot(item: number, itemsEnd: number): boolean {
   return item >= BTREE_HEADER_BYTES && item < itemsEnd &&

@@ -70,11 +70,22 @@ export function xattrNameHash(name: Uint8Array): number {
 /** The search hash of a full xattr name (01 §6.4). */
 export const srchNameHash = (name: Uint8Array): bigint => fnv1a64(name);
 
+/** The prime's fourth power: what four zero bytes multiply a hash by. */
+const FNV32_PRIME_4 = 0x502c3f11;
+
 /** The leaf hash table bucket of the key stored at byte `off` of `v` (01 §6.5). */
 export function keyBucket(v: DataView, off: number): number {
   let h = FNV32_INIT;
-  for (let i = off, end = off + Key.SIZE; i < end; i++) {
-    h = Math.imul(h ^ v.getUint8(i), FNV32_PRIME);
+  for (let at = off, end = off + Key.SIZE; at < end; at += 4) {
+    const word = v.getUint32(at, true);
+    if (word === 0) {
+      h = Math.imul(h, FNV32_PRIME_4);
+      continue;
+    }
+    h = Math.imul(h ^ word & 255, FNV32_PRIME);
+    h = Math.imul(h ^ word >>> 8 & 255, FNV32_PRIME);
+    h = Math.imul(h ^ word >>> 16 & 255, FNV32_PRIME);
+    h = Math.imul(h ^ word >>> 24, FNV32_PRIME);
   }
   return (h >>> 0) % LEAF_ITEM_HASH_NR;
 }
