@@ -14,6 +14,7 @@ import {
   QUORUM_EVENT_ELECT,
   QUORUM_EVENT_END,
   QUORUM_EVENT_FENCE,
+  QUORUM_EVENT_STOP,
   QUORUM_MAX_SLOTS,
 } from "../format/constants.ts";
 import { QUORUM_MSG_TYPES, QuorumMessage } from "../format/quorum.ts";
@@ -37,6 +38,7 @@ import {
   mayLead,
   olderMayLead,
   presentSlots,
+  previousLeaders,
   type SlotRecord,
   type Slots,
   SmallBlocks,
@@ -46,8 +48,11 @@ import {
 export interface ServerControl {
   /** Becomes "starting" before `start` returns, and is never "down" while a server could write. */
   readonly state: ServerState;
-  /** Begins to start for this term. */
-  start(term: number): void;
+  /**
+   * Begins to start for this term. `inherited`: leaders whom our slot's block named when this mount
+   * began and who are not known to be fenced; they must be, besides those on the device.
+   */
+  start(term: number, inherited: readonly bigint[]): void;
   /** Begins to stop; no effect when down or stopping. */
   stop(): void;
   /** Called after every change of `state`; the quorum service sets it. */
@@ -89,6 +94,12 @@ export class QuorumService {
   /** When the leader last iterated: whoever was away for too long may have been replaced. */
   #lastTurn = 0;
   #serverDown: (() => void)[] = [];
+  /**
+   * Unstopped leaders of our own slot. Our ELECT overwrites theirs, and a STOP of ours would hide
+   * an older FENCE (04 §4.4): until a server of ours is up, which takes that they are fenced, STOP
+   * is not recorded, so that whoever leads next still fences them.
+   */
+  #inherited: bigint[] = [];
 
   constructor(env: QuorumEnv) {
     this.#env = env;
@@ -111,6 +122,8 @@ export class QuorumService {
     try {
       const records = this.#readableSlots();
       const term = startingTerm(records.readable);
+      this.#inherited = previousLeaders(records.readable, Infinity, this.#env.rid)
+        .filter((leader) => leader.slot === slot).map((leader) => leader.rid);
       this.#quorum = new Quorum({
         slot,
         votesNeeded: votesNeeded(presentSlots(slots).length),
@@ -260,7 +273,7 @@ export class QuorumService {
           this.#send(e.type, e.term, e.to);
           break;
         case "startServer":
-          this.#env.server.start(e.term);
+          this.#env.server.start(e.term, this.#inherited);
           assert(this.#env.server.state !== "down", "a starting server must say so");
           break;
         case "stopServer":
@@ -277,7 +290,12 @@ export class QuorumService {
   #record(event: number, term: number): void {
     const { slot, rid, reactor, gate } = this.#env;
     gate.check();
+    if (event === QUORUM_EVENT_STOP && this.#inherited.length > 0) {
+      this.#env.log("quorum: STOP not recorded, an earlier leader of this slot is not fenced yet");
+      return;
+    }
     this.#blocks.record(slot, event, term, rid, reactor);
+    if (event === QUORUM_EVENT_FENCE) this.#inherited = [];
   }
 
   #send(type: number, term: number, to: number | "others"): void {

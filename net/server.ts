@@ -84,11 +84,11 @@ export class Server implements ServerControl {
     return this.#state === "up" ? this.#term : null;
   }
 
-  start(term: number): void {
+  start(term: number, inherited: readonly bigint[]): void {
     assert(this.#state === "down", `server start while ${this.#state}`);
     this.#stopRequested = false;
     this.#enter("starting");
-    this.#start(term).catch((e) => {
+    this.#start(term, inherited).catch((e) => {
       this.#env.log(`server of term ${term} failed to start: ${String(e)}`);
       void this.#tearDown();
     });
@@ -106,7 +106,7 @@ export class Server implements ServerControl {
   }
 
   /** 04 §15.2. */
-  async #start(term: number): Promise<void> {
+  async #start(term: number, inherited: readonly bigint[]): Promise<void> {
     const { reactor, slots, slot, log, fsid, rid, keepaliveMs } = this.#env;
     const addr = slots[slot]!;
     log(
@@ -115,7 +115,7 @@ export class Server implements ServerControl {
       }:${addr.port}`,
     );
     const blocks = new SmallBlocks(this.#env.device, fsid);
-    await this.#fencePreviousLeaders(blocks, term);
+    await this.#fencePreviousLeaders(blocks, term, inherited);
     this.#listener = reactor.listenTcp(addr, { keepaliveMs }, (stream) => {
       const socket: ServerSocket = new ServerSocket(stream, {
         greeted: (s, id, payload) => this.#greeted(s, id, payload),
@@ -153,12 +153,19 @@ export class Server implements ServerControl {
   }
 
   /** 04 §8; an errored request fails the start before the super is touched (H4). */
-  async #fencePreviousLeaders(blocks: SmallBlocks, term: number): Promise<void> {
-    const { slots, rid, log } = this.#env;
+  async #fencePreviousLeaders(
+    blocks: SmallBlocks,
+    term: number,
+    inherited: readonly bigint[],
+  ): Promise<void> {
+    const { slots, slot, rid, log } = this.#env;
     const records = presentSlots(slots).map((nr) => blocks.readSlot(nr));
     for (const old of previousLeaders(records, term, rid)) {
       log(`previous leader of term ${old.term} in slot ${old.slot} did not record its stop`);
       this.#fences.start(old.rid, slots[old.slot]!.addr, "quorum_block_leader");
+    }
+    for (const old of inherited) {
+      this.#fences.start(old, slots[slot]!.addr, "quorum_block_leader");
     }
     const fenced = await this.#fences.untilAllFenced(LEADER_FENCE_WAIT_MS);
     this.#checkNotStopped();

@@ -5,6 +5,7 @@
 
 import { deepStrictEqual as same, ok, strictEqual as equal } from "node:assert/strict";
 import type { MemDevice } from "../../fs/memory_device.ts";
+import { metaPolicy } from "../../net/reserve.ts";
 import { ModelClient, newVolume, openStore } from "../helpers/model_client.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -97,7 +98,10 @@ for (const seed of [1, 2]) {
 
 Deno.test("store: crash during reclaim and its repetition", async () => {
   const dev = newVolume(256 * MiB, 64 * MiB);
-  const store = openStore(dev);
+  // so small that a move stops after a few extents
+  const store = openStore(dev, 1, {
+    metaPolicy: (total, clients) => ({ ...metaPolicy(total, clients), moveBudget: 64 }),
+  });
   const c = new ModelClient(5n, dev, store, new SeededRandom(3));
   await c.mount();
   // a fragmented data_freed makes reclaim take several commits
@@ -117,6 +121,8 @@ Deno.test("store: crash during reclaim and its repetition", async () => {
   c.writeBack();
   dev.startRecording();
   await store.reclaim(5n);
+  const commits = dev.log.filter((r) => r.kind === "flush").length / 2;
+  ok(commits > 2, `reclaim took ${commits} commits`);
   for (let records = 0; records <= dev.log.length; records++) {
     const crashed = dev.replay(records);
     same(checkOwnership(crashed).problems, []);
