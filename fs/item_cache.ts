@@ -23,6 +23,7 @@ import type { BlockCache } from "./block_cache.ts";
 import { assert, CorruptError, StaleError } from "./errors.ts";
 import { readForest } from "./forest.ts";
 import {
+  comparePages,
   ITEM_DELETED,
   ITEM_DELTA,
   ITEM_DIRTY,
@@ -452,7 +453,8 @@ export class ItemCache {
       this.#link(right);
       if (right.dirty > 0) this.#list(right);
       this.#bytes += page.bytes - before;
-      if (i >= at) {
+      // The key before the right page's first one belongs to the left page's range.
+      if (i > at) {
         page = right;
         i -= at;
       }
@@ -520,7 +522,7 @@ export class ItemCache {
   /** @internal All dirty items in key order, in lists of about `chunk`; no change may interleave. */
   *collectDirty(chunk: number): Generator<DirtyItem[]> {
     const pages = this.#dirtyPages.filter((p) => p.dirty > 0);
-    pages.sort((a, b) => a.lock.start.zone - b.lock.start.zone || b.compareStart(a.start) * -1);
+    pages.sort(comparePages);
     let list: DirtyItem[] = [];
     for (const page of pages) {
       for (let i = 0; i < page.count; i++) {

@@ -59,6 +59,16 @@ export function compareWords(words: Uint32Array, o: number, key: Key): number {
   return words[o + 7]! - key.fourth;
 }
 
+/** Order of pages by zone and first key. */
+export function comparePages(a: Page, b: Page): number {
+  const zones = a.lock.start.zone - b.lock.start.zone;
+  if (zones !== 0) return zones;
+  const x = a.words;
+  const y = b.words;
+  for (let i = 0; i < 8; i++) if (x[i] !== y[i]) return x[i]! < y[i]! ? -1 : 1;
+  return 0;
+}
+
 function putKey(words: Uint32Array, o: number, key: Key): void {
   words[o] = key.firstHi;
   words[o + 1] = key.firstLo;
