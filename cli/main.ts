@@ -7,6 +7,7 @@
 import { Command, CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { EIO, errnoName, errnoNumber, strerror } from "../format/errno.ts";
+import { FormatError } from "../format/bytes.ts";
 import { FsError } from "../fs/errors.ts";
 import { COMMAND_GROUPS, type CommandEntry, UsageError } from "./command.ts";
 import { printError, printLine } from "./output.ts";
@@ -183,6 +184,7 @@ function report(name: string, e: unknown): number {
 /** The errno of an error of ours or of the runtime; undefined for a defect. */
 function errnoOfFailure(e: unknown): number | undefined {
   if (e instanceof FsError) return e.errno;
+  if (e instanceof FormatError) return EIO;
   const code = e instanceof Error && "code" in e ? e.code : undefined;
   return typeof code === "string" ? errnoNumber(code) : undefined;
 }

@@ -232,7 +232,7 @@ export class SuperBlock extends View {
   }
   /** Whether this is the super block of the metadata device. */
   get isMetaDev(): boolean {
-    return (this.flags & SUPER_FLAG_META_DEV) !== 0;
+    return (this.v.getUint8(this.o + 48) & SUPER_FLAG_META_DEV) !== 0;
   }
 }
 checkSize(

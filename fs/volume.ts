@@ -3,12 +3,14 @@
  * §16). Every refusal is one line that names device and reason; nothing is ever written here.
  */
 
-import { bytesEqual, toHex } from "../format/bytes.ts";
+import { bytesEqual, FormatError, toHex } from "../format/bytes.ts";
 import {
   FMT_VERS_MAX,
   FMT_VERS_MIN,
+  LG_MAX,
   LG_SIZE,
   MAGIC_SUPER,
+  SM_MAX,
   SM_SIZE,
   SUPER_BLKNO,
 } from "../format/constants.ts";
@@ -47,6 +49,16 @@ export function readRawSuper(dev: Device): Uint8Array {
 export function readSuperBlock(dev: Device): SuperBlock {
   const block = readRawSuper(dev);
   const sb = SuperBlock.at(block);
+  try {
+    checkSuper(dev, sb, block);
+  } catch (e) {
+    if (e instanceof FormatError) throw refuse(dev, `super block is corrupt: ${e.message}`);
+    throw e;
+  }
+  return sb;
+}
+
+function checkSuper(dev: Device, sb: SuperBlock, block: Uint8Array): void {
   if (sb.hdr.magic !== MAGIC_SUPER) throw refuse(dev, "no ScoutFS super block found");
   if (!blockCrcOk(block)) throw refuse(dev, "super block is corrupt: wrong checksum");
   if (sb.hdr.blkno !== SUPER_BLKNO) {
@@ -58,7 +70,9 @@ export function readSuperBlock(dev: Device): SuperBlock {
       `format version ${sb.fmtVers} is not supported, only ${FMT_VERS_MIN} to ${FMT_VERS_MAX}`,
     );
   }
-  return sb;
+  if (sb.totalMetaBlocks > LG_MAX || sb.totalDataBlocks > SM_MAX) {
+    throw refuse(dev, "super block is corrupt: it claims more blocks than the format has");
+  }
 }
 
 /**
