@@ -44,7 +44,7 @@ export function truncate(
   fs: Fs,
   ino: number,
   size: number,
-  caller: Caller,
+  caller: Caller | null,
   id: RequestId,
 ): void | Promise<void> {
   if (size > MAX_FILE_SIZE) throw errnoError(EFBIG);
@@ -61,7 +61,7 @@ function truncateClaimed(
   fs: Fs,
   ino: number,
   size: number,
-  caller: Caller,
+  caller: Caller | null,
 ): OfflineWait | void | Promise<OfflineWait | void> {
   const resize = () => fs.runner.run((op) => setSize(op, fs, ino, size), caller);
   const first = resize();
