@@ -31,7 +31,7 @@ export class AllocRoot extends View {
   set totalLen(n: number) {
     setU64(this.v, this.o, n);
   }
-  /** Bit 0 = LOW (§11.5). */
+  /** ALLOC_FLAG_LOW or 0 (01 §11.5). */
   get flags(): number {
     return this.v.getUint32(this.o + 8, true);
   }
@@ -75,7 +75,7 @@ export class AllocListHead extends View {
   set firstNr(n: number) {
     this.v.setUint32(this.o + 24, n, true);
   }
-  /** Bit 0 = LOW (§11.5). */
+  /** ALLOC_FLAG_LOW or 0 (01 §11.5). */
   get flags(): number {
     return this.v.getUint32(this.o + 28, true);
   }
@@ -99,7 +99,6 @@ checkSize(AllocListHead.SIZE, 16 + 8 + 4 + 4, "AllocListHead");
  */
 export class AllocListBlock extends View {
   static readonly SIZE = 56;
-  /** Magic ALLOC_LIST. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }

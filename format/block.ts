@@ -17,14 +17,14 @@ import { AF_IPV4 } from "./constants.ts";
  */
 export class BlockHeader extends View {
   static readonly SIZE = 32;
-  /** §5.1; covers the whole block except these 4 bytes. */
+  /** Over the whole block except these 4 bytes (01 §5.1). */
   get crc(): number {
     return this.v.getUint32(this.o, true);
   }
   set crc(n: number) {
     this.v.setUint32(this.o, n, true);
   }
-  /** §3.1. */
+  /** MAGIC_*. */
   get magic(): number {
     return this.v.getUint32(this.o + 4, true);
   }
@@ -69,7 +69,7 @@ export class BlockHeader extends View {
   set seqHi(n: number) {
     this.v.setUint32(this.o + 20, n, true);
   }
-  /** This block's own number in its unit (SM for super/quorum, else LG). */
+  /** This block's own number, in small blocks for super and quorum blocks, else in large ones. */
   get blkno(): number {
     return getU64(this.v, this.o + 24);
   }
@@ -87,7 +87,7 @@ checkSize(BlockHeader.SIZE, 4 + 4 + 8 + 8 + 8, "BlockHeader");
  */
 export class BlockRef extends View {
   static readonly SIZE = 16;
-  /** LG block number; 0 = no block. */
+  /** Large block number; 0 = no block. */
   get blkno(): number {
     return getU64(this.v, this.o);
   }
@@ -140,7 +140,7 @@ checkSize(BlockRef.SIZE, 8 + 8, "BlockRef");
  */
 export class Timespec extends View {
   static readonly SIZE = 16;
-  /** Seconds (two's complement signed 64-bit in inodes). */
+  /** Seconds since the epoch, negative before it; in quorum events since boot. */
   get sec(): number {
     return getI64(this.v, this.o);
   }

@@ -15,11 +15,10 @@ import { Key } from "./key.ts";
  */
 export class BloomBlock extends View {
   static readonly SIZE = 40;
-  /** Magic BLOOM. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
-  /** Number of bits set in `bits`. */
+  /** Number of bits set. */
   get totalSet(): number {
     return getU64(this.v, this.o + 32);
   }

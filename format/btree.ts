@@ -46,11 +46,10 @@ checkSize(BtreeRoot.SIZE, 16 + 1 + 7, "BtreeRoot");
  */
 export class BtreeBlock extends View {
   static readonly SIZE = 48;
-  /** Magic BTREE. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
-  /** AVL root: node offset (see below), 0 = no items. */
+  /** AVL root: distance of its item from this field, 0 = no items (01 §10.3). */
   get itemRoot(): number {
     return this.v.getUint16(this.o + 32, true);
   }

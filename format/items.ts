@@ -80,12 +80,14 @@ export class Inode extends View {
   set dataVersion(n: number) {
     setU64(this.v, this.o + 24, n);
   }
+  /** Blocks of written, mapped extents (01 §15.7). */
   get onlineBlocks(): number {
     return getU64(this.v, this.o + 32);
   }
   set onlineBlocks(n: number) {
     setU64(this.v, this.o + 32, n);
   }
+  /** Blocks of offline extents. */
   get offlineBlocks(): number {
     return getU64(this.v, this.o + 40);
   }
@@ -146,7 +148,7 @@ export class Inode extends View {
   set rdev(n: number) {
     this.v.setUint32(this.o + 88, n, true);
   }
-  /** 0x1 TRUNCATE: extents past size still to be removed; 0x2 RETENTION (format ≥ 2). */
+  /** INODE_FLAG_*. */
   get flags(): number {
     return this.v.getUint32(this.o + 92, true);
   }
@@ -233,7 +235,7 @@ export class Dirent extends View {
   set ino(n: number) {
     setU64(this.v, this.o, n);
   }
-  /** §6.2. */
+  /** Of the name (01 §6.2). */
   get hash(): bigint {
     return this.v.getBigUint64(this.o + 8, true);
   }
@@ -259,7 +261,7 @@ export class Dirent extends View {
   set pos(n: number) {
     setU64(this.v, this.o + 16, n);
   }
-  /** Below. */
+  /** DT_* of constants.ts. */
   get type(): number {
     return this.v.getUint8(this.o + 24);
   }
@@ -305,14 +307,14 @@ checkSize(Xattr.SIZE, 2 + 1 + 5, "Xattr");
  */
 export class DataExtentVal extends View {
   static readonly SIZE = 16;
-  /** First SM block on the data device; 0 = unmapped. */
+  /** First small block on the data device; 0 = unmapped. */
   get blkno(): number {
     return getU64(this.v, this.o);
   }
   set blkno(n: number) {
     setU64(this.v, this.o, n);
   }
-  /** 0x1 OFFLINE, 0x2 UNWRITTEN; other bits 0. */
+  /** SEF_*. */
   get flags(): number {
     return this.v.getUint8(this.o + 8);
   }

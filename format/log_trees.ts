@@ -43,7 +43,7 @@ export class LogTrees extends View {
   get itemRoot(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 64);
   }
-  /** §12.3, zero if none. */
+  /** Bloom block, zero if there is none (01 §12.3). */
   get bloomRef(): BlockRef {
     return new BlockRef(this.v, this.o + 88);
   }
@@ -55,22 +55,22 @@ export class LogTrees extends View {
   get dataFreed(): AllocRoot {
     return new AllocRoot(this.v, this.o + 144);
   }
-  /** Srch log being appended, §14. */
+  /** Search log being appended to (01 §14). */
   get srchFile(): SrchFile {
     return new SrchFile(this.v, this.o + 184);
   }
-  /** §11.6. */
+  /** Size of the zones that `dataAllocZones` speaks of, 0 without (01 §11.6). */
   get dataAllocZoneBlocks(): number {
     return getU64(this.v, this.o + 272);
   }
   set dataAllocZoneBlocks(n: number) {
     setU64(this.v, this.o + 272, n);
   }
-  /** §11.6. */
+  /** Bitmap of 1024 data zones. */
   get dataAllocZones(): Uint8Array {
     return new Uint8Array(this.v.buffer, this.v.byteOffset + this.o + 280, 128);
   }
-  /** Signed: inodes created minus deleted by items of this tree. */
+  /** Inodes created minus deleted by items of this tree. */
   get inodeCountDelta(): number {
     return getI64(this.v, this.o + 408);
   }

@@ -121,7 +121,7 @@ export class LogMergeRequest extends View {
   set end(k: Key) {
     k.write(this.v, this.o + 144);
   }
-  /** Status.seq. */
+  /** The status item's seq. */
   get inputSeq(): number {
     return getU64(this.v, this.o + 176);
   }

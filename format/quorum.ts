@@ -51,7 +51,7 @@ export class QuorumBlockEvent extends View {
   set term(n: number) {
     setU64(this.v, this.o + 16, n);
   }
-  /** Note: monotonic time since boot of the writer, not wall clock. */
+  /** Monotonic time since boot of the writer, not wall clock. */
   get ts(): Timespec {
     return new Timespec(this.v, this.o + 24);
   }
@@ -71,7 +71,6 @@ checkSize(QuorumBlockEvent.SIZE, 8 + 8 + 8 + 16, "QuorumBlockEvent");
  */
 export class QuorumBlock extends View {
   static readonly SIZE = 280;
-  /** Magic QUORUM, blkno = 17 + slot, seq stays 1. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
@@ -82,7 +81,7 @@ export class QuorumBlock extends View {
   set writeNr(n: number) {
     setU64(this.v, this.o + 32, n);
   }
-  /** Event *e* at 40 + 40·e. */
+  /** Event `i`, QUORUM_EVENT_*. */
   events(i: number): QuorumBlockEvent {
     return new QuorumBlockEvent(this.v, this.o + 40 + 40 * i);
   }

@@ -28,7 +28,7 @@ import { Key } from "./key.ts";
  */
 export class SrchEntry extends View {
   static readonly SIZE = 24;
-  /** §6.4. */
+  /** Of the xattr's full name (01 §6.4). */
   get hash(): bigint {
     return this.v.getBigUint64(this.o, true);
   }
@@ -47,7 +47,7 @@ export class SrchEntry extends View {
   set hashHi(n: number) {
     this.v.setUint32(this.o + 4, n, true);
   }
-  /** Inode, ≥ 1. */
+  /** Inode number, ≥ 1. */
   get ino(): number {
     return getU64(this.v, this.o + 8);
   }
@@ -137,15 +137,10 @@ checkSize(SrchFile.SIZE, 24 + 24 + 16 + 8 + 8 + 1 + 7, "SrchFile");
  */
 export class SrchParent extends View {
   static readonly SIZE = 32;
-  /** Magic SRCH_PARENT. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
-  /** Children, unused ones zero. */
-  refs(i: number): BlockRef {
-    return new BlockRef(this.v, this.o + 32 + 0 * i);
-  }
-  /** Reference `i`, 0 … 4093. */
+  /** Reference to child `i`, 0 … 4093; unused ones are zero. */
   ref(i: number): BlockRef {
     return new BlockRef(this.v, this.o + 32 + 16 * i);
   }
@@ -165,7 +160,6 @@ checkSize(SrchParent.SIZE, 32, "SrchParent");
  */
 export class SrchBlock extends View {
   static readonly SIZE = 112;
-  /** Magic SRCH_BLOCK. */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
@@ -211,14 +205,14 @@ export class SrchCompactInput extends View {
   get sfl(): SrchFile {
     return new SrchFile(this.v, this.o);
   }
-  /** Progress, see below. */
+  /** Progress: logical block (01 §13.3). */
   get blk(): number {
     return getU64(this.v, this.o + 88);
   }
   set blk(n: number) {
     setU64(this.v, this.o + 88, n);
   }
-  /** Progress. */
+  /** Progress: byte offset in it, or radix level when deleting. */
   get pos(): number {
     return getU64(this.v, this.o + 96);
   }
@@ -271,7 +265,7 @@ export class SrchCompact extends View {
   get out(): SrchFile {
     return new SrchFile(this.v, this.o + 80);
   }
-  /** Input *i* at 168 + 104·i; unused inputs zero. */
+  /** Input `i`, 0 … 3; unused ones are zero. */
   in(i: number): SrchCompactInput {
     return new SrchCompactInput(this.v, this.o + 168 + 104 * i);
   }

@@ -32,14 +32,14 @@ checkSize(QuorumSlot.SIZE, 32, "QuorumSlot");
  */
 export class QuorumConfig extends View {
   static readonly SIZE = 488;
-  /** Mkfs writes 1; each offline configuration change adds 1. */
+  /** 1 from mkfs; each offline change of the configuration adds 1. */
   get version(): number {
     return getU64(this.v, this.o);
   }
   set version(n: number) {
     setU64(this.v, this.o, n);
   }
-  /** Slot *n* at offset 8 + 32·n (super byte 120 + 32·n). */
+  /** Slot `i`, 0 … 14. Bytes behind address and port may hold noise (01 §8.4). */
   slots(i: number): QuorumSlot {
     return new QuorumSlot(this.v, this.o + 8 + 32 * i);
   }
@@ -61,14 +61,14 @@ checkSize(QuorumConfig.SIZE, 8 + 480, "QuorumConfig");
  */
 export class VolumeOptions extends View {
   static readonly SIZE = 520;
-  /** Bit *i* set: option value *i* is set. */
+  /** Bit i: option i is set. */
   get setBits(): bigint {
     return this.v.getBigUint64(this.o, true);
   }
   set setBits(n: bigint) {
     this.v.setBigUint64(this.o, n, true);
   }
-  /** Option 0; meaningful only if bit 0 of set_bits is set. */
+  /** Option 0, if set: small blocks in a data zone (01 §11.6). */
   get dataAllocZoneBlocks(): number {
     return getU64(this.v, this.o + 8);
   }
@@ -122,7 +122,7 @@ checkSize(VolumeOptions.SIZE, 8 + 8 + 504, "VolumeOptions");
  */
 export class SuperBlock extends View {
   static readonly SIZE = 1488;
-  /** Magic SUPER, blkno 16, seq see §5.3. */
+  /** Its seq is incremented at each write by a server (01 §5.3). */
   get hdr(): BlockHeader {
     return new BlockHeader(this.v, this.o);
   }
@@ -172,25 +172,24 @@ export class SuperBlock extends View {
   set inodeCount(n: number) {
     setU64(this.v, this.o + 88, n);
   }
-  /** LG blocks in use of the meta device, counting LG blocks 0 and 1. */
+  /** Large blocks in use of the meta device, counting blocks 0 and 1. */
   get totalMetaBlocks(): number {
     return getU64(this.v, this.o + 96);
   }
   set totalMetaBlocks(n: number) {
     setU64(this.v, this.o + 96, n);
   }
-  /** SM blocks in use of the data device, counting SM blocks 0–63. */
+  /** Small blocks in use of the data device, counting blocks 0–63. */
   get totalDataBlocks(): number {
     return getU64(this.v, this.o + 104);
   }
   set totalDataBlocks(n: number) {
     setU64(this.v, this.o + 104, n);
   }
-  /** §8.3. */
   get qconf(): QuorumConfig {
     return new QuorumConfig(this.v, this.o + 112);
   }
-  /** Free metadata extents; §11. */
+  /** Free metadata extents; a server refills from one and frees to the other (01 §11.4). */
   metaAlloc(i: number): AllocRoot {
     return new AllocRoot(this.v, this.o + 600 + 40 * i);
   }
@@ -198,35 +197,34 @@ export class SuperBlock extends View {
   get dataAlloc(): AllocRoot {
     return new AllocRoot(this.v, this.o + 680);
   }
-  /** Server transaction metadata allocators. */
+  /** Blocks that server transactions may allocate (01 §11.4). */
   serverMetaAvail(i: number): AllocListHead {
     return new AllocListHead(this.v, this.o + 720 + 32 * i);
   }
-  /** Server transaction freed metadata blocks. */
+  /** Blocks that server transactions freed. */
   serverMetaFreed(i: number): AllocListHead {
     return new AllocListHead(this.v, this.o + 784 + 32 * i);
   }
-  /** Merged filesystem items, §15. */
+  /** Merged filesystem items (01 §15). */
   get fsRoot(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 848);
   }
-  /** Log_trees items, §13.1. */
+  /** log_trees items (01 §13.1). */
   get logsRoot(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 872);
   }
-  /** Log merge state, §13.4. */
+  /** State of log merging (01 §13.4). */
   get logMerge(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 896);
   }
-  /** §13.2. */
+  /** Mounts that servers know (01 §13.2). */
   get mountedClients(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 920);
   }
-  /** §13.3. */
+  /** Search files and compactions (01 §13.3). */
   get srchRoot(): BtreeRoot {
     return new BtreeRoot(this.v, this.o + 944);
   }
-  /** §8.5. */
   get volopt(): VolumeOptions {
     return new VolumeOptions(this.v, this.o + 968);
   }
