@@ -46,13 +46,13 @@ export class Claims {
 
   releaseShared(ino: number): void {
     const held = this.#held.get(ino);
-    assert(held !== undefined && held > 0, `shared claim of inode ${ino} released but not held`);
+    assert(held !== undefined && held > 0, "a shared claim is released but not held");
     if (held > 1) this.#held.set(ino, held - 1);
     else this.#free(ino);
   }
 
   releaseExclusive(ino: number): void {
-    assert(this.#held.get(ino) === -1, `exclusive claim of inode ${ino} released but not held`);
+    assert(this.#held.get(ino) === -1, "an exclusive claim is released but not held");
     this.#free(ino);
   }
 

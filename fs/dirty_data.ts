@@ -96,7 +96,7 @@ export class DirtyData {
 
   /** Makes a block dirty that is not yet; the content of the page returned is arbitrary. */
   add(blkno: number): Uint8Array {
-    assert(!this.#slots.has(blkno), `data block ${blkno} is dirty already`);
+    assert(!this.#slots.has(blkno), "a data block that is added is dirty already");
     let slot = this.#free.pop();
     if (slot === undefined) {
       const first = this.#slabs.length * SLAB_PAGES;

@@ -20,7 +20,7 @@ import { Key } from "../format/key.ts";
 import { ZONE_XATTR_TOTL } from "../format/constants.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../format/wire.ts";
 import type { BlockCache } from "./block_cache.ts";
-import { assert, CorruptError, StaleError } from "./errors.ts";
+import { assert, AssertionError, CorruptError, StaleError } from "./errors.ts";
 import { readForest } from "./forest.ts";
 import {
   comparePages,
@@ -80,6 +80,11 @@ const FILL_ITEMS = 96;
 /** Bytes of an item in a btree leaf. */
 export const leafBytes = (len: number): number => 56 + (len + 7 & ~7);
 
+/** Fails an assertion about an item; the message costs nothing before that. */
+function broken(key: Key, what: string): never {
+  throw new AssertionError(`item ${key} ${what}`);
+}
+
 export class ItemCache {
   /** Memory of all pages. */
   #bytes = 0;
@@ -88,6 +93,8 @@ export class ItemCache {
   #pages = 0;
 
   #dirtyPages: Page[] = [];
+  /** Pages that became dirty, or longer while dirty, since the last scan. */
+  #unscanned: Page[] = [];
   #dirtyItems = 0;
   #dirtyBytes = 0;
   /** The open transaction. */
@@ -284,6 +291,7 @@ export class ItemCache {
       before.count < PAGE_MAX_ITEMS - 16 && before.compareEnd(start.dec()) === 0
     ) {
       before.end = end;
+      if (before.listed) this.#toScan(before);
       return;
     }
     this.addRead(lock, start, end, []);
@@ -322,7 +330,7 @@ export class ItemCache {
       this.#insert(page, ~i, key, seq, ITEM_DIRTY, val);
     } else {
       const flags = page.flags(i);
-      assert((flags & ITEM_DELETED) !== 0, `item ${key} is created but exists`);
+      if ((flags & ITEM_DELETED) === 0) broken(key, "is created but exists");
       this.#set(page, i, key, seq, flags & ITEM_PERSISTENT | ITEM_DIRTY, val);
     }
   }
@@ -332,7 +340,7 @@ export class ItemCache {
     const page = this.#covered(op, lock, key);
     const seq = this.#touch(op, lock, LOCK_WRITE, null);
     const i = page.search(key);
-    assert(i >= 0 && (page.flags(i) & ITEM_DELETED) === 0, `item ${key} is updated but absent`);
+    if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) broken(key, "is updated but absent");
     this.#set(page, i, key, seq, page.flags(i) | ITEM_DIRTY, val);
   }
 
@@ -341,7 +349,7 @@ export class ItemCache {
     const page = this.#covered(op, lock, key);
     const seq = this.#touch(op, lock, LOCK_WRITE, null);
     const i = page.search(key);
-    assert(i >= 0 && (page.flags(i) & ITEM_DELETED) === 0, `item ${key} is deleted but absent`);
+    if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) broken(key, "is deleted but absent");
     const flags = page.flags(i);
     if ((flags & ITEM_PERSISTENT) === 0) this.#forget(page, i);
     else this.#set(page, i, key, seq, ITEM_PERSISTENT | ITEM_DELETED | ITEM_DIRTY, EMPTY);
@@ -392,7 +400,7 @@ export class ItemCache {
     const val = new Uint8Array(16);
     const v = new DataView(val.buffer);
     if (i >= 0) {
-      assert((page.flags(i) & ITEM_DELTA) !== 0, `item ${key} is not a difference`);
+      if ((page.flags(i) & ITEM_DELTA) === 0) broken(key, "is not a difference");
       val.set(page.val(i));
     }
     v.setBigUint64(0, v.getBigUint64(0, true) + total, true);
@@ -419,7 +427,7 @@ export class ItemCache {
 
   #covered(_op: Op, lock: ClusterLock, key: Key): Page {
     const page = this.#find(lock, key);
-    assert(page !== null && lock.covers(key), `item ${key} is changed without being cached`);
+    if (page === null || !lock.covers(key)) broken(key, "is changed without being cached");
     return page;
   }
 
@@ -509,6 +517,22 @@ export class ItemCache {
     if (page.listed) return;
     page.listed = true;
     this.#dirtyPages.push(page);
+    this.#toScan(page);
+  }
+
+  #toScan(page: Page): void {
+    if (page.unscanned) return;
+    page.unscanned = true;
+    this.#unscanned.push(page);
+  }
+
+  /** @internal Shows every dirty page again whose range was not shown as it is now. */
+  scanDirtyPages(visit: (page: Page) => void): void {
+    for (let page = this.#unscanned.at(-1); page !== undefined; page = this.#unscanned.at(-1)) {
+      visit(page);
+      this.#unscanned.pop();
+      page.unscanned = false;
+    }
   }
 
   // ---- commit (03 §9.4, §9.5) ----
@@ -573,6 +597,8 @@ export class ItemCache {
     }
     for (const lock of packed) this.#pack(lock);
     if (list.length > 0) return false;
+    for (const page of this.#unscanned) page.unscanned = false;
+    this.#unscanned = [];
     this.#dirtyItems = 0;
     this.#dirtyBytes = 0;
     return true;

@@ -46,7 +46,7 @@ import {
   LockRecover,
   NetLock,
 } from "../format/wire.ts";
-import { assert, errnoError, FsError } from "./errors.ts";
+import { assert, AssertionError, errnoError, FsError } from "./errors.ts";
 import type { Page } from "./item_page.ts";
 import type { ServerLink } from "./link.ts";
 import { LockSet, type Op } from "./op.ts";
@@ -327,7 +327,7 @@ export class LockClient {
     for (let i = 0; i < locks.length; i++) {
       const lock = locks[i]!;
       const left = --lock.users[modes[i]!]!;
-      assert(left >= 0, `${lock} unpinned more often than pinned`);
+      if (left < 0) throw new AssertionError(`${lock} unpinned more often than pinned`);
       if (lock.invalidations.length > 0) this.#advance(lock);
       else if (lock.mode === LOCK_NULL) this.#freeIfIdle(lock);
     }
