@@ -93,6 +93,8 @@ export class Page {
   dirty = 0;
   /** It is in the list of dirty pages. */
   listed = false;
+  /** In the list of pages that `scanDirtyPages` has not shown yet. */
+  unscanned = false;
   /** Covered by a WRITE_ONLY lock without having been read. */
   blind = false;
   /** Used since the eviction hand came by last. */

@@ -353,7 +353,7 @@ export class Trans {
   /** 03 §11.6, with the steps that may fail each repeated on its own. */
   async #run(cycle: Cycle): Promise<void> {
     const { env } = this;
-    const { lt, tree, data, room } = this.#opened();
+    const { lt, tree, data } = this.#opened();
     const { items } = env;
     // The operation that asked may still be running.
     await null;
@@ -361,7 +361,7 @@ export class Trans {
     const idle = this.clean;
 
     for (const hook of this.#hooks) await this.#step("writing file data", () => hook.write());
-    await this.#insertItems(lt, tree, room);
+    await this.#insertItems(lt, tree);
     await this.#step("writing allocators", () => {
       for (let e = this.#srch.at(-1); e !== undefined; e = this.#srch.at(-1)) {
         appendSrch(tree, lt.srchFile, e.hash, e.ino, e.id);
@@ -401,10 +401,9 @@ export class Trans {
   }
 
   /** Dirty items into the log tree, and bloom bits for their locks: never one without the other. */
-  async #insertItems(lt: LogTrees, tree: AllocTree, room: Room): Promise<void> {
+  async #insertItems(lt: LogTrees, tree: AllocTree): Promise<void> {
     const { items } = this.env;
     if (items.dirtyItems === 0) return;
-    const before = tree.alloc.remaining();
     let maxSeq = 0;
     for (const list of items.collectDirty(INSERT_CHUNK)) {
       for (const item of list) if (item.seq > maxSeq) maxSeq = item.seq;
@@ -413,7 +412,6 @@ export class Trans {
       await this.#slice();
     }
     lt.maxItemSeq = maxSeq;
-    room.grew(before, tree.alloc.remaining());
     const { nr } = lt;
     await this.#step("writing the bloom filter", () => {
       for (const lock of items.dirtyLocks()) {
@@ -468,7 +466,6 @@ export class Trans {
   #install(lt: LogTrees): void {
     const { env } = this;
     this.#checkAlive();
-    const before = this.#open;
     const alloc = new ListAllocator(
       { cache: env.cache, writer: this.#writer },
       lt.metaAvail,
@@ -476,12 +473,11 @@ export class Trans {
       { deviceBlocks: env.metaBlocks },
     );
     const tree = { cache: env.cache, writer: this.#writer, alloc };
-    const sameTree = before !== null && before.lt.nr === lt.nr;
     this.#open = {
       lt,
       tree,
       data: new DataAllocator(lt, tree, env.dataBlocks),
-      room: new Room(tree, lt, env.items, sameTree ? before.room : null),
+      room: new Room(tree, lt, env.items),
     };
     assert(lt.getTransSeq > this.#seq, "transaction numbers do not grow");
     this.#seq = lt.getTransSeq;
