@@ -33,6 +33,8 @@ import { startsWith, XATTR_NAME_ACL_ACCESS, XATTR_NAME_ACL_DEFAULT } from "./tag
 import { encodeXattr, findXattr, getRawXattr, readValue, XattrItems } from "./xattr.ts";
 
 const PERMISSION_BITS = 0o777;
+/** The inode's own and its index items. */
+const ACL_ITEMS = 5;
 
 /** `mode` with S_ISGID only if the caller may keep it: in the file's group, or CAP_FSETID. */
 export function keepSetgid(fs: Fs, caller: Caller, mode: number, gid: number): number {
@@ -97,7 +99,10 @@ export function setAcl(
     return;
   }
   const items = gatherAcl(op, fs, h, name, store);
-  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: true });
+  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], {
+    allocating: true,
+    items: ACL_ITEMS + (items?.items ?? 0),
+  });
 
   op.apply();
   const now = fs.clock.realtime();
@@ -141,12 +146,14 @@ export function gatherChmod(op: Op, fs: Fs, h: InodeHandle, mode: number): Xattr
 export interface InheritedAcl {
   readonly mode: number;
   readonly xattrs: readonly { readonly hash: number; readonly whole: Uint8Array }[];
+  /** Items that these are stored in. */
+  readonly items: number;
 }
 
 const NONE: InheritedAcl["xattrs"] = [];
 
 /** Nothing inherited, the mode as asked for. */
-export const NO_ACL = (mode: number): InheritedAcl => ({ mode, xattrs: NONE });
+export const NO_ACL = (mode: number): InheritedAcl => ({ mode, xattrs: NONE, items: 0 });
 
 /** 02 §13.3, for anything but symlinks: the default ACL of `parent`, or else the umask. */
 export function inheritAcl(
@@ -170,7 +177,8 @@ export function inheritAcl(
     add(XATTR_NAME_ACL_ACCESS, access);
     mode = keepSetgid(fs, caller, mode, gid);
   }
-  return { mode, xattrs };
+  const items = xattrs.reduce((n, x) => n + Math.ceil(x.whole.length / XATTR_PART_SIZE), 0);
+  return { mode, xattrs, items };
 }
 
 /** Apply: the inherited ACLs as the first xattrs of a new inode, which is not yet stored. */

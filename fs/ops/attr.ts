@@ -22,6 +22,8 @@ import { gatherChmod, keepSetgid } from "./acl.ts";
 import { dropCapability } from "./xattr.ts";
 
 const ALL_PERMISSIONS = 0o7777;
+/** The inode's own and its index items. */
+const SETATTR_ITEMS = 5;
 const SECTORS_PER_BLOCK = 8;
 
 /** st_blksize. */
@@ -78,7 +80,10 @@ export function setattr(op: Op, fs: Fs, ino: number, changes: AttrChanges): void
   if (kill) mode = killSuidgidMode(mode);
   const acl = changes.mode === undefined ? null : gatherChmod(op, fs, h, mode);
   const capability = kill ? dropCapability(op, fs, h) : null;
-  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: false });
+  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], {
+    allocating: false,
+    items: SETATTR_ITEMS + (acl?.items ?? 0) + (capability?.items ?? 0),
+  });
 
   op.apply();
   const now = fs.clock.realtime();

@@ -71,6 +71,11 @@ const DOT = 0x2e;
 const ALL_PERMISSIONS = 0o7777;
 const EMPTY = new Uint8Array(0);
 
+// Upper bounds of the items that an operation changes: an inode's own and its index items are five,
+// a link is three, a symlink's target at most five.
+const CREATE_ITEMS = 20;
+const LINK_ITEMS = 14;
+
 const isDot = (name: Uint8Array): boolean => name.length === 1 && name[0] === DOT;
 const isDotDot = (name: Uint8Array): boolean =>
   name.length === 2 && name[0] === DOT && name[1] === DOT;
@@ -261,6 +266,7 @@ function createEntry(
   gatherAddLink(op, fs, link, true);
   const t = gatherUpdate(op, fs, [{ h: parent, dataSeq: false }, { h, dataSeq: true }], {
     allocating: true,
+    items: CREATE_ITEMS + made.acl.items,
   });
 
   op.apply();
@@ -294,6 +300,7 @@ export function tmpfile(op: Op, fs: Fs, dir: number, mode: number): number {
   op.lock(fs.locks.orphan(), LOCK_WRITE_ONLY);
   const t = gatherUpdate(op, fs, [{ h: parent, dataSeq: false }, { h, dataSeq: true }], {
     allocating: true,
+    items: CREATE_ITEMS + made.acl.items,
   });
 
   op.apply();
@@ -325,7 +332,7 @@ export function link(op: Op, fs: Fs, ino: number, dir: number, name: Uint8Array)
     op,
     fs,
     [{ h: parent, dataSeq: false }, { h: target, dataSeq: false }],
-    { allocating: true },
+    { allocating: true, items: LINK_ITEMS },
   );
 
   op.apply();
@@ -418,7 +425,7 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
     op,
     fs,
     [{ h: parent, dataSeq: false }, { h: target, dataSeq: false }],
-    { allocating: false },
+    { allocating: false, items: LINK_ITEMS },
   );
 
   op.apply();

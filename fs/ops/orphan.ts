@@ -49,6 +49,8 @@ const QUEUE_LIMIT = 1024;
 const SLICE_MS = 1;
 /** Open maps kept; each is good only for one grant of its group's lock. */
 const MAP_LIMIT = 64;
+/** Upper bound of the items that one step changes. */
+const STEP_ITEMS = 12;
 /** Users' inodes begin here: the root is never deleted. */
 const FIRST_INO = 2;
 
@@ -213,8 +215,7 @@ export class Orphans {
     );
     if (item === null) return false;
     const undo = item.key.fourth === 0 ? gatherTagRemoval(op, fs, h, readHead(item)) : null;
-    op.transSeq();
-    op.hold({ allocating: false });
+    op.hold({ allocating: false, items: STEP_ITEMS });
     op.apply();
     fs.items.delete(op, h.lock, item.key);
     if (undo !== null) undo();
@@ -235,8 +236,7 @@ export class Orphans {
       parts.push(part.key);
       key = part.key.inc();
     }
-    op.transSeq();
-    op.hold({ allocating: false });
+    op.hold({ allocating: false, items: STEP_ITEMS });
     op.apply();
     deleteIndexItems(op, fs, h);
     for (const key of parts) fs.items.delete(op, lock, key);

@@ -42,6 +42,8 @@ import {
 /** renameat2's flags. */
 export const RENAME_NOREPLACE = 1;
 
+/** Upper bound of the items changed: four inodes with their index items, three links, an orphan. */
+const RENAME_ITEMS = 30;
 /** Directories below one another; more is a loop in damaged links. */
 const MAX_DEPTH = 1_000_000;
 
@@ -97,7 +99,7 @@ export function rename(
   const updates: InodeUpdate[] = [{ h: od, dataSeq: false }, { h: oi, dataSeq: false }];
   if (across) updates.push({ h: nd, dataSeq: false });
   if (ni !== null) updates.push({ h: ni, dataSeq: false });
-  const t = gatherUpdate(op, fs, updates, { allocating: true });
+  const t = gatherUpdate(op, fs, updates, { allocating: true, items: RENAME_ITEMS });
 
   op.apply();
   const { sec, nsec } = fs.clock.realtime();

@@ -51,6 +51,8 @@ export const XATTR_REPLACE = 2;
 const EMPTY = new Uint8Array(0);
 const U32_MAX = 0xffff_ffff;
 const LAST_PART = 255;
+/** Beside the parts: the inode's own and its index items, a total or xattr index item. */
+const XATTR_ITEMS = 6;
 
 /** How many parts an attribute of `bytes` (header, name and value) has. */
 const partsOf = (bytes: number): number => Math.ceil(bytes / XATTR_PART_SIZE);
@@ -244,6 +246,11 @@ export class XattrItems {
     return this.oldParts === 0;
   }
 
+  /** Items that `apply` changes. */
+  get items(): number {
+    return Math.max(this.oldParts, partsOf(this.whole?.length ?? 0));
+  }
+
   /** Makes sure that every item it will touch is in memory and as it should be. */
   static gather(
     op: Op,
@@ -334,7 +341,10 @@ function changeXattr(
   const whole = storable && value !== null ? encodeXattr(name, value) : null;
   const items = XattrItems.gather(op, fs, h, hash, found, whole);
   const oldValue = found !== null && totl ? readValue(op, fs, h.lock, ino, found) : EMPTY;
-  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], { allocating: true });
+  const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], {
+    allocating: true,
+    items: XATTR_ITEMS + items.items,
+  });
 
   // The order of these checks is that of 02 §12.5.
   if (totl && indx) throw errnoError(EINVAL);
