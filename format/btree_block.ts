@@ -24,7 +24,7 @@ import {
   LEAF_ITEM_HASH_OFF,
   LG_SIZE,
 } from "./constants.ts";
-import { getU64, setU64 } from "./bytes.ts";
+import { FormatError, getU64, setU64 } from "./bytes.ts";
 import { keyBucket } from "./hash.ts";
 import { compareKeyAt, Key } from "./key.ts";
 
@@ -229,7 +229,7 @@ function neighbour(v: DataView, item: number, towards: number, away: number): nu
 
 /**
  * Adds an item; returns it. The caller has checked that there is room and that no item has the
- * key.
+ * key; throws FormatError when hash table and AVL tree disagree about that.
  */
 export function insertItem(
   b: BlockBytes,
@@ -254,7 +254,7 @@ function addItem(b: BlockBytes, key: Key, flags: number, val: Uint8Array): numbe
   let parent = 0, side = ITEM_ROOT;
   for (let at = link(v, ITEM_ROOT); at !== 0;) {
     const order = compareKeyAt(v, at + KEY, key);
-    if (order === 0) throw new Error(`item ${key} is already in the btree block`);
+    if (order === 0) throw new FormatError(`item ${key} is already in the btree block`);
     parent = at;
     side = at + (order > 0 ? LEFT : RIGHT);
     at = link(v, side);
@@ -510,7 +510,7 @@ function bucketHolding(v: DataView, item: number): number {
     if (v.getUint16(at, true) === item) return bucket;
     if (++bucket === LEAF_ITEM_HASH_NR) bucket = 0;
   }
-  throw new Error("an item is missing from its leaf's hash table");
+  throw new FormatError("an item is missing from its leaf's hash table");
 }
 
 function hashInsert(v: DataView, item: number): void {
@@ -523,7 +523,7 @@ function hashInsert(v: DataView, item: number): void {
     }
     if (++bucket === LEAF_ITEM_HASH_NR) bucket = 0;
   }
-  throw new Error("a leaf's hash table is full");
+  throw new FormatError("a leaf's hash table is full");
 }
 
 function hashDelete(v: DataView, item: number): void {

@@ -93,10 +93,14 @@ export function checkBtreeShape(b: BlockBytes): string | null {
   if (visited !== nr) return `the AVL tree holds ${visited} of ${nr} items`;
   if (leaf) {
     let filled = 0;
+    const seen = new Uint8Array(nr);
     for (let at = LEAF_ITEM_HASH_OFF; at < LG_SIZE; at += 2) {
       const item = v.getUint16(at, true);
       if (item === 0) continue;
       if (!isSlot(item, itemsEnd)) return `hash bucket value ${item} is no item`;
+      const slot = (item - BTREE_HEADER_BYTES) / BTREE_ITEM_BYTES;
+      if (seen[slot] !== 0) return `slot ${slot} is in two hash buckets`;
+      seen[slot] = 1;
       filled++;
     }
     if (filled !== nr) return `${filled} hash buckets for ${nr} items`;

@@ -22,7 +22,7 @@ import { blockCrc, sealBlock, storedCrc } from "../format/crc32c.ts";
 import { getU64, setU64 } from "../format/bytes.ts";
 import type { Device } from "./device.ts";
 import type { Random } from "./env.ts";
-import { assert, CorruptError, StaleError } from "./errors.ts";
+import { asCorrupt, assert, CorruptError, StaleError } from "./errors.ts";
 
 /** Clean blocks that are never evicted: more than any one operation looks at. */
 const KEPT_BLOCKS = 64;
@@ -115,10 +115,10 @@ export class BlockCache {
 
   /**
    * The block that `ref` refers to. Throws StaleError when what is there is not it, also after
-   * reading the device once more; DeviceError; CorruptError for a reference to no block.
+   * reading the device once more; DeviceError; CorruptError for a number that no block has.
    */
   read(ref: BlockRef, magic: number): Block {
-    return this.get(ref.blkno, ref.seqLo, ref.seqHi, magic);
+    return this.get(blknoOf(ref), ref.seqLo, ref.seqHi, magic);
   }
 
   /** As `read`, of a reference in its parts. */
@@ -150,6 +150,11 @@ export class BlockCache {
       if (e instanceof StaleError) throw new CorruptError(e.message);
       throw e;
     }
+  }
+
+  /** As `read`, of structures that only we change. */
+  readOwned(ref: BlockRef, magic: number): Block {
+    return this.getOwned(blknoOf(ref), ref.seqLo, ref.seqHi, magic);
   }
 
   /** The cached block of that number, dirty or clean, or null. */
@@ -202,7 +207,9 @@ export class BlockCache {
   }
 
   private load(blkno: number, seqLo: number, seqHi: number, magic: number): Block {
-    if (blkno < 2) throw new CorruptError(`reference to metadata block ${blkno}`);
+    if (blkno < 2 || blkno >= this.deviceBlocks) {
+      throw new CorruptError(`reference to metadata block ${blkno} of ${this.deviceBlocks}`);
+    }
     this.misses++;
     const b = this.take();
     try {
@@ -327,9 +334,9 @@ export class BlockWriter {
    * allocator's lists say about the one block.
    */
   dirty(ref: BlockRef, magic: number, alloc: MetaAllocator): Block {
-    const old = ref.blkno;
+    const old = blknoOf(ref);
     if (old === 0) return this.place(ref, magic, alloc.allocMeta(), null);
-    const b = this.cache.getOwned(old, ref.seqLo, ref.seqHi, magic);
+    const b = this.cache.readOwned(ref, magic);
     if (b.writer === this) return b;
     assert(b.writer === null, `block ${old} is dirty in another transaction`);
     const blkno = alloc.allocMeta();
@@ -344,9 +351,9 @@ export class BlockWriter {
 
   /** As `dirty`, to a number that the caller took and with the old one left to the caller. */
   dirtyAt(ref: BlockRef, magic: number, blkno: number): Block {
-    const old = ref.blkno;
+    const old = blknoOf(ref);
     if (old === 0) return this.place(ref, magic, blkno, null);
-    const b = this.cache.getOwned(old, ref.seqLo, ref.seqHi, magic);
+    const b = this.cache.readOwned(ref, magic);
     assert(b.writer === null, `block ${old} is already dirty`);
     return this.place(ref, magic, blkno, b);
   }
@@ -411,6 +418,15 @@ export class BlockWriter {
     }
     this.cache.dev.writev(bufs, start * LG_SIZE);
     return bufs.length;
+  }
+}
+
+/** The block number of a stored reference. */
+function blknoOf(ref: BlockRef): number {
+  try {
+    return ref.blkno;
+  } catch (e) {
+    throw asCorrupt(e, "block reference");
   }
 }
 

@@ -17,8 +17,7 @@ import type { WriteTree } from "./btree.ts";
  */
 export function setBloom(t: WriteTree, ref: BlockRef, lockStart: Key): boolean {
   if (!ref.isNull) {
-    const { blkno, seqLo, seqHi } = ref;
-    const block = t.cache.getOwned(blkno, seqLo, seqHi, MAGIC_BLOOM);
+    const block = t.cache.readOwned(ref, MAGIC_BLOOM);
     if (new BloomBlock(block.v, 0).testKey(lockStart)) return false;
   }
   new BloomBlock(t.writer.dirty(ref, MAGIC_BLOOM, t.alloc).v, 0).setKey(lockStart);

@@ -61,7 +61,15 @@ import {
 import { EEXIST } from "../format/errno.ts";
 import { Key } from "../format/key.ts";
 import type { Block, BlockCache, BlockWriter, MetaAllocator } from "./block_cache.ts";
-import { assert, AssertionError, CorruptError, errnoError, FsError, noEntry } from "./errors.ts";
+import {
+  asCorrupt,
+  assert,
+  AssertionError,
+  CorruptError,
+  errnoError,
+  FsError,
+  noEntry,
+} from "./errors.ts";
 
 /**
  * Where a tree's blocks are read, and changed if writer and allocator are there. Through a tree
@@ -327,14 +335,12 @@ export function walkBlocks(
   visit: (block: TreeBlock) => boolean | void,
 ): void {
   if (root.height === 0) return;
-  const { blkno, seq } = root.ref;
-  walkBelow(t, blkno, seq, root.height - 1, Key.ZEROS, Key.ONES, true, visit);
+  walkBelow(t, root.ref, root.height - 1, Key.ZEROS, Key.ONES, true, visit);
 }
 
 function walkBelow(
   t: Tree,
-  blkno: number,
-  seq: bigint,
+  ref: BlockRef,
   level: number,
   lo: Key,
   hi: Key,
@@ -343,12 +349,12 @@ function walkBelow(
 ): void {
   let block: Block | null = null, error: FsError | null = null;
   try {
-    const seqLo = Number(seq & 0xffff_ffffn), seqHi = Number(seq >> 32n);
-    block = checkLevel(readBlock(t, blkno, seqLo, seqHi), level);
+    block = checkLevel(readRef(t, ref.v, ref.o), level);
   } catch (e) {
     if (!(e instanceof FsError)) throw e;
     error = e;
   }
+  const { seq } = ref, blkno = Number(ref.v.getBigUint64(ref.o, true));
   if (visit({ blkno, seq, level, lo, hi, rightSpine, block, error }) === false) return;
   if (block === null || level === 0) return;
 
@@ -362,7 +368,7 @@ function walkBelow(
   for (let i = 0; i < children.length; i++) {
     const { ref, key } = children[i]!;
     const right = rightSpine && i === children.length - 1;
-    walkBelow(t, ref.blkno, ref.seq, level - 1, start, key, right, visit);
+    walkBelow(t, ref, level - 1, start, key, right, visit);
     start = key.inc();
   }
 }
@@ -370,13 +376,28 @@ function walkBelow(
 // Reading walks.
 
 function window(b: Block, item: number, key: Key): TreeItem {
-  return { key, seq: itemSeq(b, item), flags: itemFlags(b, item), val: itemVal(b, item) };
+  try {
+    return { key, seq: itemSeq(b, item), flags: itemFlags(b, item), val: itemVal(b, item) };
+  } catch (e) {
+    throw asCorrupt(e, `btree block ${b.blkno}, item ${key}`);
+  }
 }
 
 function readBlock(t: Tree, blkno: number, seqLo: number, seqHi: number): Block {
   return t.writer === undefined
     ? t.cache.get(blkno, seqLo, seqHi, MAGIC_BTREE)
     : t.cache.getOwned(blkno, seqLo, seqHi, MAGIC_BTREE);
+}
+
+/** The block referred to at byte `o` of `v`. */
+function readRef(t: Tree, v: DataView, o: number): Block {
+  let blkno: number;
+  try {
+    blkno = getU64(v, o);
+  } catch (e) {
+    throw asCorrupt(e, "btree block reference");
+  }
+  return readBlock(t, blkno, v.getUint32(o + 8, true), v.getUint32(o + 12, true));
 }
 
 function checkLevel(b: Block, level: number): Block {
@@ -387,8 +408,7 @@ function checkLevel(b: Block, level: number): Block {
 function rootBlock(t: Tree, root: BtreeRoot): Block {
   const height = root.height, v = root.v, o = root.o;
   if (height > BTREE_MAX_HEIGHT) throw new CorruptError(`btree root has height ${height}`);
-  const b = readBlock(t, getU64(v, o), v.getUint32(o + 8, true), v.getUint32(o + 12, true));
-  return checkLevel(b, height - 1);
+  return checkLevel(readRef(t, v, o), height - 1);
 }
 
 /** The item of a parent block that covers `key`. */
@@ -407,9 +427,7 @@ function refOffset(parent: Block, item: number): number {
 }
 
 function childBlock(t: Tree, parent: Block, item: number): Block {
-  const v = parent.v, o = refOffset(parent, item);
-  const b = readBlock(t, getU64(v, o), v.getUint32(o + 8, true), v.getUint32(o + 12, true));
-  return checkLevel(b, blockLevel(parent) - 1);
+  return checkLevel(readRef(t, parent.v, refOffset(parent, item)), blockLevel(parent) - 1);
 }
 
 function leafFor(t: Tree, root: BtreeRoot, key: Key): Block | null {

@@ -3,6 +3,7 @@
  * `FsError` with a Linux errno; everything else that is thrown is a defect.
  */
 
+import { FormatError } from "../format/bytes.ts";
 import { EINVAL, EIO, ENOENT, ENOSPC, errnoName, ESTALE } from "../format/errno.ts";
 
 /** A failure with a Linux errno, e.g. `new FsError(ENOENT, "no entry 'a' in directory 1")`. */
@@ -38,6 +39,11 @@ export class CorruptError extends FsError {
   constructor(message: string) {
     super(EIO, `corruption: ${message}`);
   }
+}
+
+/** What a caught error means where stored bytes were read: a FormatError there is corruption. */
+export function asCorrupt(e: unknown, where: string): unknown {
+  return e instanceof FormatError ? new CorruptError(`${where}: ${e.message}`) : e;
 }
 
 /** A broken invariant of our own code. Never an answer to bad input. */

@@ -15,7 +15,6 @@ import {
   freeExtentKey,
   freeExtentOrderKey,
 } from "../format/alloc.ts";
-import { FormatError } from "../format/bytes.ts";
 import {
   DATA_ALLOC_MAX_ZONES,
   SM_MAX,
@@ -25,7 +24,7 @@ import {
 import { EEXIST, ENOENT } from "../format/errno.ts";
 import { Key } from "../format/key.ts";
 import { forEachItem, insert, next, remove, type Tree, type WriteTree } from "./btree.ts";
-import { assert, CorruptError, FsError } from "./errors.ts";
+import { asCorrupt, assert, CorruptError, FsError } from "./errors.ts";
 import type { AllocTree } from "./meta_alloc.ts";
 
 export type { Extent };
@@ -233,8 +232,7 @@ function decode(key: Key, val: Uint8Array): Extent {
   try {
     return decodeFreeExtent(key);
   } catch (e) {
-    if (e instanceof FormatError) throw new CorruptError(e.message);
-    throw e;
+    throw asCorrupt(e, "free extent");
   }
 }
 

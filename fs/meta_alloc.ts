@@ -17,7 +17,7 @@ import {
 import { EIO } from "../format/errno.ts";
 import type { Block, BlockCache, BlockWriter, MetaAllocator } from "./block_cache.ts";
 import type { WriteTree } from "./btree.ts";
-import { assert, AssertionError, CorruptError, FsError, noSpace } from "./errors.ts";
+import { asCorrupt, assert, AssertionError, CorruptError, FsError, noSpace } from "./errors.ts";
 import { extentCost, insertExtent, takeFront } from "./extent_alloc.ts";
 
 /** Free slots below which a freed list's first block is not used again (03 §4.2). */
@@ -66,7 +66,7 @@ export class ListAllocator implements MetaAllocator {
     if (this.availBlock === null) this.begin();
     const list = this.availBlock!;
     if (list.nr === 0) throw noSpace();
-    const blkno = list.entry(list.start);
+    const blkno = entryOf(list, list.start);
     this.checkRange(blkno);
     consume(list, this.avail, 1);
     const seen = this.paranoid;
@@ -146,7 +146,7 @@ export class ListAllocator implements MetaAllocator {
     // All that can fail comes before the first change.
     const old = readFirst(cache, avail);
     const availOld = avail.ref.blkno;
-    const availNew = old.entry(old.start), freedNew = old.entry(old.start + 1);
+    const availNew = entryOf(old, old.start), freedNew = entryOf(old, old.start + 1);
     this.checkRange(availNew);
     this.checkRange(freedNew);
     const freedOld = BlockRef.alloc();
@@ -220,9 +220,9 @@ export function emptyList(t: AllocTree, root: AllocRoot, list: AllocListHead): v
       block = dirtyFirst(t, list);
       sortEntries(block);
     }
-    const start = block.entry(block.start);
+    const start = entryOf(block, block.start);
     let len = 1;
-    while (len < block.nr && block.entry(block.start + len) === start + len) len++;
+    while (len < block.nr && entryOf(block, block.start + len) === start + len) len++;
     checkBlkno(start, t.alloc.deviceBlocks);
     checkBlkno(start + len - 1, t.alloc.deviceBlocks);
     insertExtent(t, root, start, len);
@@ -280,7 +280,7 @@ function listOf(b: Block): AllocListBlock {
 }
 
 function readList(cache: BlockCache, ref: BlockRef): AllocListBlock {
-  return listOf(cache.getOwned(ref.blkno, ref.seqLo, ref.seqHi, MAGIC_ALLOC_LIST));
+  return listOf(cache.readOwned(ref, MAGIC_ALLOC_LIST));
 }
 
 function readFirst(cache: BlockCache, head: AllocListHead): AllocListBlock {
@@ -297,6 +297,14 @@ function checkFirst(block: AllocListBlock, head: AllocListHead): AllocListBlock 
   throw new CorruptError(
     `list block ${head.ref.blkno} has ${block.nr} entries, its head says ${head.firstNr} of ${head.totalNr}`,
   );
+}
+
+function entryOf(list: AllocListBlock, i: number): number {
+  try {
+    return list.entry(i);
+  } catch (e) {
+    throw asCorrupt(e, `entry ${i} of a block list`);
+  }
 }
 
 /** Adds a number behind the last one, or before the first if the end is reached. */
@@ -326,7 +334,7 @@ function sortEntries(list: AllocListBlock): void {
   const entries = new Float64Array(nr);
   let sorted = true;
   for (let i = 0; i < nr; i++) {
-    const blkno = entries[i] = list.entry(start + i);
+    const blkno = entries[i] = entryOf(list, start + i);
     if (i > 0 && blkno < entries[i - 1]!) sorted = false;
   }
   if (sorted) return;

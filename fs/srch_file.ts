@@ -7,7 +7,6 @@
  */
 
 import { BlockRef } from "../format/block.ts";
-import { FormatError } from "../format/bytes.ts";
 import { MAGIC_SRCH_BLOCK, MAGIC_SRCH_PARENT, SRCH_PARENT_REFS } from "../format/constants.ts";
 import {
   appendSrchEntry,
@@ -21,7 +20,7 @@ import {
 } from "../format/srch.ts";
 import type { Block } from "./block_cache.ts";
 import type { Tree, WriteTree } from "./btree.ts";
-import { assert, CorruptError } from "./errors.ts";
+import { asCorrupt, assert, CorruptError } from "./errors.ts";
 
 /** Appends an entry: an xattr whose name hashes to `hash` was made or removed. */
 export function appendSrch(
@@ -69,8 +68,7 @@ export function readSrch(
     try {
       forEachSrchEntry(new SrchBlock(block.v, 0), (entry) => visit(entry, blk));
     } catch (e) {
-      if (e instanceof FormatError) throw new CorruptError(`block ${block.blkno}: ${e.message}`);
-      throw e;
+      throw asCorrupt(e, `search block ${block.blkno}`);
     } finally {
       block.pins--;
     }
@@ -112,10 +110,7 @@ function walkBelow(
 
 function readBlock(t: Tree, ref: BlockRef, level: number): Block {
   const magic = level > 0 ? MAGIC_SRCH_PARENT : MAGIC_SRCH_BLOCK;
-  const { blkno, seqLo, seqHi } = ref;
-  return t.writer === undefined
-    ? t.cache.get(blkno, seqLo, seqHi, magic)
-    : t.cache.getOwned(blkno, seqLo, seqHi, magic);
+  return t.writer === undefined ? t.cache.read(ref, magic) : t.cache.readOwned(ref, magic);
 }
 
 /** Makes the path to logical block `blk` writable; makes the block if it is the next new one. */
