@@ -6,7 +6,7 @@
 import { EIO, strerror } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
 import { parseMountOptions } from "../fs/options.ts";
-import { libc } from "../fs/sys/libc.ts";
+import { cString, libc, O_RDWR } from "../fs/sys/libc.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
 import { MountLog } from "./mount/log.ts";
 import { runMount } from "./mount/main.ts";
@@ -96,9 +96,23 @@ async function serveInBackground(params: Parameters<typeof runMount>[0]): Promis
   Deno.exit(0);
 }
 
+/**
+ * Lets go of standard input, output and error, of which the runtime holds copies in every isolate:
+ * whoever waits for the end of our output must not wait for the end of the mount.
+ */
 function leaveTerminal(): void {
-  const nowhere = libc.open(new TextEncoder().encode("/dev/null\0"), 2, 0);
-  for (const fd of [0, 1, 2]) libc.dup2(nowhere, fd);
-  libc.close(nowhere);
+  const link = (fd: string): string => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return ""; // Closed, as the descriptor of this very listing.
+    }
+  };
+  const standard = new Set(["0", "1", "2"].map(link));
+  standard.delete("");
+  const copies = [...Deno.readDirSync("/proc/self/fd")].map((e) => e.name)
+    .filter((fd) => standard.has(link(fd)));
+  const nowhere = libc.open(cString("/dev/null"), O_RDWR, 0);
+  for (const fd of copies) libc.dup2(nowhere, Number(fd));
   Deno.chdir("/");
 }

@@ -45,7 +45,8 @@ export type ToQuorum =
 
 /** The quorum worker and main to the server worker. */
 export type ToServer =
-  | { do: "start"; term: number }
+  /** rids in hexadecimal, see ServerControl.start. */
+  | { do: "start"; term: number; inherited: string[] }
   | { do: "stop" };
 
 /** Any worker to main. */

@@ -20,9 +20,9 @@ class RemoteServer implements ServerControl {
 
   constructor(private readonly box: number) {}
 
-  start(term: number): void {
+  start(term: number, inherited: readonly bigint[]): void {
     this.state = "starting";
-    this.send({ do: "start", term });
+    this.send({ do: "start", term, inherited: inherited.map((rid) => rid.toString(16)) });
   }
 
   stop(): void {

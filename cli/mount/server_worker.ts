@@ -42,7 +42,10 @@ runWorker<ToServer>((context) => {
     post(init.quorumBox, message);
   };
   return (message) => {
-    if (message.do === "start") server.start(message.term);
-    else server.stop();
+    if (message.do === "start") {
+      server.start(message.term, message.inherited.map((rid) => BigInt(`0x${rid}`)));
+    } else {
+      server.stop();
+    }
   };
 });
