@@ -1,0 +1,245 @@
+/**
+ * Volumes for tests of real mounts: image files (or loop devices over them) in a directory of their
+ * own, made, mounted and unmounted by the program's command line. Needs root and FUSE.
+ */
+
+import assert from "node:assert/strict";
+import { checkMountable, mountTable } from "../../fs/fuse/mount.ts";
+import { FsError } from "../../fs/errors.ts";
+import { type LoopDevice, loopDevice } from "./loop.ts";
+
+const PROGRAM = new URL("../../scoutfs.ts", import.meta.url).pathname;
+
+export interface Ran {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs a program to its end. */
+export async function run(
+  command: string,
+  args: readonly string[],
+  options: { env?: Record<string, string>; cwd?: string } = {},
+): Promise<Ran> {
+  const r = await new Deno.Command(command, { args: [...args], stdin: "null", ...options })
+    .output();
+  const decoder = new TextDecoder();
+  return { code: r.code, out: decoder.decode(r.stdout), err: decoder.decode(r.stderr) };
+}
+
+/** Why real mounts cannot be tested here, or null. */
+export function whyNoMounts(): string | null {
+  if (Deno.uid() !== 0) return "needs root";
+  try {
+    checkMountable("/");
+  } catch (e) {
+    // "/" is taken, and that is all that is wrong.
+    if (e instanceof FsError && e.message.includes("mounted there already")) return null;
+    return e instanceof Error ? e.message : String(e);
+  }
+  return null;
+}
+
+export interface VolumeOptions {
+  metaBytes?: number;
+  dataBytes?: number;
+  /** Loop devices instead of image files. */
+  loop?: boolean;
+  mkfs?: readonly string[];
+}
+
+export class TestVolume {
+  private constructor(
+    readonly dir: string,
+    readonly meta: string,
+    readonly data: string,
+    readonly mnt: string,
+    /** Of the only quorum slot, on 127.0.0.1. */
+    readonly port: number,
+    private readonly loops: readonly LoopDevice[],
+  ) {}
+
+  /** A fresh filesystem with one quorum slot; null where there are no loop devices to be had. */
+  static async make(options: VolumeOptions = {}): Promise<TestVolume | null> {
+    const dir = await Deno.makeTempDir({ prefix: "scoutfs-test-" });
+    const sizes = [options.metaBytes ?? 256 << 20, options.dataBytes ?? 256 << 20];
+    const loops: LoopDevice[] = [];
+    const paths: string[] = [];
+    for (const [i, bytes] of sizes.entries()) {
+      if (options.loop === true) {
+        const loop = await loopDevice(bytes, dir);
+        if (loop === null) {
+          for (const l of loops) await l.detach();
+          await Deno.remove(dir, { recursive: true });
+          return null;
+        }
+        loops.push(loop);
+        paths.push(loop.path);
+      } else {
+        const path = `${dir}/${i === 0 ? "meta" : "data"}.img`;
+        await Deno.writeFile(path, new Uint8Array());
+        await Deno.truncate(path, bytes);
+        paths.push(path);
+      }
+    }
+    const mnt = `${dir}/mnt`;
+    await Deno.mkdir(mnt);
+    const port = freePort();
+    const volume = new TestVolume(dir, paths[0] ?? "", paths[1] ?? "", mnt, port, loops);
+    const made = await volume.scoutfs(
+      "mkfs",
+      "-A",
+      "-f",
+      "-Q",
+      `0,127.0.0.1,${port}`,
+      ...(options.mkfs ?? []),
+      volume.meta,
+      volume.data,
+    );
+    assert.equal(made.code, 0, made.err);
+    return volume;
+  }
+
+  private get env(): Record<string, string> {
+    return { SCOUTFS_RUNTIME_DIR: `${this.dir}/run`, SCOUTFS_STATE_DIR: `${this.dir}/state` };
+  }
+
+  /** The program's command line, in this volume's environment. */
+  scoutfs(...args: string[]): Promise<Ran> {
+    return run(Deno.execPath(), ["run", "-A", "--no-check", PROGRAM, ...args], { env: this.env });
+  }
+
+  /** Starts `scoutfs mount -f`, for tests that watch the process itself. */
+  spawnForeground(options = this.options): Deno.ChildProcess {
+    return new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", PROGRAM, "mount", "-f", "-o", options, this.data, this.mnt],
+      env: this.env,
+      stdin: "null",
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+  }
+
+  get options(): string {
+    return `metadev_path=${this.meta},quorum_slot_nr=0`;
+  }
+
+  tryMount(more = ""): Promise<Ran> {
+    const options = more === "" ? this.options : `${this.options},${more}`;
+    return this.scoutfs("mount", "-o", options, this.data, this.mnt);
+  }
+
+  async mount(more = ""): Promise<void> {
+    const r = await this.tryMount(more);
+    assert.equal(r.code, 0, `${r.err}\n${await this.log()}`);
+  }
+
+  async umount(): Promise<void> {
+    const r = await run("umount", [this.mnt]);
+    assert.equal(r.code, 0, r.err);
+  }
+
+  /** Runs a shell script in the mount; fails the test when it fails. */
+  async sh(script: string): Promise<string> {
+    const r = await this.trySh(script);
+    assert.equal(r.code, 0, `${script}: ${r.err}`);
+    return r.out;
+  }
+
+  trySh(script: string): Promise<Ran> {
+    return run("sh", ["-c", script], { cwd: this.mnt });
+  }
+
+  get mounted(): boolean {
+    return mountTable().some((m) => m.target === this.mnt);
+  }
+
+  /** Pids of the processes that serve this volume. */
+  servers(): number[] {
+    try {
+      return [...Deno.readDirSync(`${this.dir}/run/mounts`)]
+        .filter((e) => e.name.endsWith(".json"))
+        .map((e) =>
+          (JSON.parse(Deno.readTextFileSync(`${this.dir}/run/mounts/${e.name}`)) as {
+            pid: number;
+          }).pid
+        );
+    } catch {
+      return [];
+    }
+  }
+
+  /** kill -9 of the serving process, and what an administrator does then. */
+  async crash(): Promise<void> {
+    for (const pid of this.servers()) {
+      Deno.kill(pid, "SIGKILL");
+      await until(() => !isRunning(pid), `process ${pid} to end`);
+    }
+    if (this.mounted) await run("umount", ["-l", this.mnt]);
+    await Deno.remove(`${this.dir}/run/mounts`, { recursive: true });
+  }
+
+  async log(): Promise<string> {
+    return await Deno.readTextFile(`${this.dir}/run/mount.log`).catch(() => "");
+  }
+
+  /** Unmounts if need be and removes everything. */
+  async remove(): Promise<void> {
+    const servers = this.servers();
+    if (this.mounted) await run("umount", ["-l", this.mnt]);
+    for (const pid of servers) await until(() => !isRunning(pid), `process ${pid} to end`);
+    for (const l of this.loops) await l.detach();
+    await Deno.remove(this.dir, { recursive: true });
+  }
+}
+
+export function isRunning(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
+  } catch {
+    return false;
+  }
+}
+
+/** Polls until `done`; fails after a time that no working machine needs. */
+export async function until(done: () => boolean, what: string): Promise<void> {
+  for (let i = 0; i < 3000; i++) {
+    if (done()) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  assert.fail(`waited in vain for ${what}`);
+}
+
+/** A port that is free for TCP and UDP on loopback at this moment. */
+export function freePort(): number {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  return port;
+}
+
+/** A test on a mounted volume, skipped with the reason where none can be had. */
+export function mountTest(
+  name: string,
+  options: VolumeOptions,
+  body: (v: TestVolume) => Promise<void>,
+): void {
+  const why = whyNoMounts();
+  Deno.test({
+    name: why === null ? name : `${name} (skipped: ${why})`,
+    ignore: why !== null,
+    fn: async () => {
+      const volume = await TestVolume.make(options);
+      if (volume === null) {
+        console.log(`skipped: no loop devices to be had`);
+        return;
+      }
+      try {
+        await body(volume);
+      } finally {
+        await volume.remove();
+      }
+    },
+  });
+}
