@@ -30,6 +30,7 @@ import { DataWaiters } from "./ops/wait.ts";
 import { DEFAULT_ENGINE_LIMITS, type EngineLimits, type MountOptions } from "./options.ts";
 import { InodeRefs } from "./refs.ts";
 import { Roots } from "./roots.ts";
+import { Scratch } from "./scratch.ts";
 import { Trans } from "./trans.ts";
 
 export type { ServerLink } from "./link.ts";
@@ -91,6 +92,7 @@ export class Fs {
   readonly waiters = new DataWaiters();
   readonly dirty: DirtyData;
   readonly refs = new InodeRefs();
+  readonly scratch = new Scratch();
   readonly orphans: Orphans;
 
   /** Set by the mount: how processes are judged and their memory reached. */

@@ -42,14 +42,14 @@ const EMPTY = new Uint8Array(0);
 
 /** One inode within one operation. */
 export class InodeHandle {
-  /** The inode's fields: the cached value (not to be changed), after `edit` a private copy. */
+  /** The inode's fields: the cached value, to be changed through `edit` only. */
   inode: Inode;
-  /** What its index items say now; meaningless while `isNew`. */
+  /** What its index items say now; -1 while `isNew`. */
   metaSeq: number;
   dataSeq: number;
-  #edited: boolean;
 
   private constructor(
+    private readonly op: Op,
     readonly ino: number,
     readonly lock: ClusterLock,
     inode: Inode,
@@ -57,28 +57,35 @@ export class InodeHandle {
     public isNew: boolean,
   ) {
     this.inode = inode;
-    this.#edited = isNew;
     this.metaSeq = isNew ? -1 : inode.metaSeq;
     this.dataSeq = isNew ? -1 : inode.dataSeq;
   }
 
   /** An inode over its item's value. */
-  static existing(ino: number, lock: ClusterLock, inode: Inode): InodeHandle {
-    return new InodeHandle(ino, lock, inode, false);
+  static existing(op: Op, ino: number, lock: ClusterLock, inode: Inode): InodeHandle {
+    return new InodeHandle(op, ino, lock, inode, false);
   }
 
-  /** A new inode, all fields zero; `writeInode` creates its items. */
-  static fresh(ino: number, lock: ClusterLock): InodeHandle {
-    return new InodeHandle(ino, lock, Inode.alloc(), true);
+  /** A new inode, all fields zero; `writeInode` creates its items. One per operation. */
+  static fresh(op: Op, fs: Fs, ino: number, lock: ClusterLock): InodeHandle {
+    const { inode } = fs.scratch;
+    inode.zero();
+    return new InodeHandle(op, ino, lock, inode, true);
   }
 
-  /** The private, writable copy of the fields. Nothing is stored before `writeInode`. */
+  /**
+   * The fields, to be changed: in apply only (a new inode's also before), because it is the cached
+   * value itself. `writeInode` must follow.
+   */
   edit(): Inode {
-    if (!this.#edited) {
-      const copy = new Uint8Array(Inode.SIZE);
-      copy.set(this.inode.bytes);
-      this.inode = Inode.at(copy);
-      this.#edited = true;
+    if (!this.isNew) {
+      assert(this.op.applying, "an inode is changed while gathering");
+      // A value of the shorter kind is upgraded when it is written.
+      if (!this.inode.hasProj) {
+        const copy = new Uint8Array(Inode.SIZE);
+        copy.set(this.inode.bytes);
+        this.inode = Inode.at(copy);
+      }
     }
     return this.inode;
   }
@@ -108,7 +115,7 @@ export function getInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle
   if (!validLength(fs, item.val.length)) {
     throw new CorruptError(`inode ${ino}: item of ${item.val.length} bytes`);
   }
-  return InodeHandle.existing(ino, lock, Inode.read(item.val, fs.fmtVers));
+  return InodeHandle.existing(op, ino, lock, Inode.read(item.val, fs.fmtVers));
 }
 
 export const readInode = (op: Op, fs: Fs, ino: number): InodeHandle =>

@@ -30,13 +30,10 @@ export function corruption(fs: Fs, source: string, details: string): CorruptErro
   return new CorruptError(`${source}: ${details}`);
 }
 
-/** The fields of a stored entry, and its name as a window of the value. */
+/** The fields of a stored entry. */
 export class Entry extends Dirent {
-  readonly name: Uint8Array;
-
   private constructor(readonly val: Uint8Array) {
     super(new DataView(val.buffer, val.byteOffset, val.byteLength));
-    this.name = val.subarray(Dirent.SIZE);
   }
 
   /** The entry in an item; `source` names the corruption that a bad length is (02 §23). */
@@ -46,6 +43,20 @@ export class Entry extends Dirent {
       throw corruption(fs, source, `item ${item.key} has a name of ${nameLen} bytes`);
     }
     return new Entry(item.val);
+  }
+
+  /** A window of the value. */
+  get name(): Uint8Array {
+    return this.val.subarray(Dirent.SIZE);
+  }
+  get nameLen(): number {
+    return this.val.length - Dirent.SIZE;
+  }
+  isNamed(name: Uint8Array): boolean {
+    const { val } = this;
+    if (val.length !== Dirent.SIZE + name.length) return false;
+    for (let i = 0; i < name.length; i++) if (val[Dirent.SIZE + i] !== name[i]) return false;
+    return true;
   }
 
   get hashWords(): Words {
@@ -82,7 +93,7 @@ export function findEntry(
     const item = fs.items.next(op, lock, key, last);
     if (item === null) return null;
     const entry = Entry.of(fs, item, "SC_DIRENT_NAME_LEN");
-    if (bytesEqual(entry.name, name)) return entry;
+    if (entry.isNamed(name)) return entry;
     key = item.key.inc();
   }
 }
@@ -114,14 +125,14 @@ function mustNotExist(op: Op, fs: Fs, lock: ClusterLock, key: Key): void {
 
 /** Apply: creates the three items. */
 export function addLink(op: Op, fs: Fs, link: Link, type: number, name: Uint8Array): void {
-  const val = new Uint8Array(Dirent.SIZE + name.length);
-  const dirent = Dirent.at(val);
-  dirent.ino = link.ino;
-  dirent.hashHi = link.hash.hi;
-  dirent.hashLo = link.hash.lo;
-  dirent.pos = link.pos;
-  dirent.type = type;
-  val.set(name, Dirent.SIZE);
+  const { entry, entryBytes } = fs.scratch;
+  entry.ino = link.ino;
+  entry.hashHi = link.hash.hi;
+  entry.hashLo = link.hash.lo;
+  entry.pos = link.pos;
+  entry.type = type;
+  entryBytes.set(name, Dirent.SIZE);
+  const val = entryBytes.subarray(0, Dirent.SIZE + name.length);
   fs.items.create(op, link.dirLock, direntKey(link.dir, link.hash, link.pos), val);
   fs.items.create(op, link.dirLock, readdirKey(link.dir, link.pos), val);
   fs.items.create(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos), val);

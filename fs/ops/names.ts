@@ -151,7 +151,7 @@ function prepareInode(
   if (setgid && directory) mode |= S_ISGID;
   const acl = isLnk(mode) ? NO_ACL(mode) : inheritAcl(op, fs, parent, mode, gid, caller);
 
-  const h = InodeHandle.fresh(ino, lock);
+  const h = InodeHandle.fresh(op, fs, ino, lock);
   const inode = h.edit();
   const { sec, nsec } = fs.clock.realtime();
   inode.nextReaddirPos = DIRENT_FIRST_POS;
@@ -375,7 +375,7 @@ export function gatherOldLink(
   entry: Entry,
   target: InodeHandle,
 ): Link {
-  if (parent.inode.size < entry.name.length) {
+  if (parent.inode.size < entry.nameLen) {
     throw new CorruptError(`directory ${parent.ino} is shorter than the sum of its names`);
   }
   const link = {

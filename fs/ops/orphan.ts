@@ -169,7 +169,7 @@ export class Orphans {
     op.lock(lock, LOCK_WRITE);
     const item = fs.items.lookup(op, lock, inodeKey(ino));
     if (item === null) return GONE;
-    const h = InodeHandle.existing(ino, lock, Inode.read(item.val, fs.fmtVers));
+    const h = InodeHandle.existing(op, ino, lock, Inode.read(item.val, fs.fmtVers));
     // Used here: it comes back when it is not any more.
     if (h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return IN_USE;
     if (this.#openElsewhere(op, lock, ino)) return IN_USE;
