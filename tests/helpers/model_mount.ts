@@ -71,6 +71,7 @@ export class ModelMount {
     readonly reactor: SimReactor,
     readonly random: SeededRandom,
     readonly judge: Judge,
+    readonly pauseMs: number,
     nrLocks = 6,
   ) {
     this.locks = Array.from({ length: nrLocks }, (_, i) => new ModelLock(Key.of(16, i * 1024, 0)));
@@ -121,7 +122,7 @@ export class ModelMount {
 
   #again(): void {
     if (this.#stopped) return;
-    this.reactor.setTimer(this.random.below(30), () => {
+    this.reactor.setTimer(this.random.below(this.pauseMs), () => {
       if (this.#stopped) return;
       const l = this.locks[this.random.below(this.locks.length)];
       if (this.random.oneIn(5)) this.#shrink(l);

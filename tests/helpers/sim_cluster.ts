@@ -145,6 +145,8 @@ export interface NodeOptions {
   knownDead: (rid: bigint) => boolean;
   /** Does not start a client: only quorum and server. */
   noClient: boolean;
+  /** Longest pause of the model mount between two locks. */
+  pauseMs: number;
 }
 
 /** A device whose writes pass a node's gate and are watched. */
@@ -301,6 +303,7 @@ export class SimNode {
       this.reactor,
       this.random,
       (key) => cluster.judge(key),
+      options.pauseMs ?? 100,
     );
     if (options.noClient !== true) this.client.start();
   }
