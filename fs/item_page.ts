@@ -261,13 +261,18 @@ export class Page {
     const need = this.live + len;
     const vals = new Uint8Array(Math.max(64, Math.ceil(need * 1.5 / 64) * 64));
     let top = 0;
-    for (let i = 0; i < this.count; i++) {
-      const o = (BOUNDS + i) * SLOT;
-      const n = this.words[o + META]! & LEN_MASK;
-      const off = this.words[o + VAL]!;
-      for (let k = 0; k < n; k++) vals[top + k] = this.vals[off + k]!;
-      this.words[o + VAL] = top;
-      top += n;
+    if (this.live === this.top) {
+      vals.set(this.vals.subarray(0, this.top));
+      top = this.top;
+    } else {
+      for (let i = 0; i < this.count; i++) {
+        const o = (BOUNDS + i) * SLOT;
+        const n = this.words[o + META]! & LEN_MASK;
+        const off = this.words[o + VAL]!;
+        for (let k = 0; k < n; k++) vals[top + k] = this.vals[off + k]!;
+        this.words[o + VAL] = top;
+        top += n;
+      }
     }
     this.vals = vals;
     this.top = top;

@@ -25,6 +25,8 @@ import type { AllocTree } from "./meta_alloc.ts";
 const SPLIT_BYTES = 15616;
 /** Bloom block, both allocator blocks twice, the tree's root and its growth. */
 const BASE_BLOCKS = 16;
+/** Places in the key space that one operation changes. */
+const OP_PLACES = 8;
 /** Least children of a parent, on average: it joins below a quarter. */
 const PARENT_CHILDREN = 200;
 const SRCH_ENTRIES_PER_BLOCK = 2000;
@@ -42,18 +44,20 @@ export class Room {
   ) {}
 
   /**
-   * May `more` items be dirtied, beside those that are, with so many srch entries, and `other`
-   * blocks for the data allocators?
+   * May an operation dirty `more` items, beside those that are, with so many srch entries, and
+   * `other` blocks for the data allocators? The items of one operation lie in a few places next to
+   * each other; what that guess lacks is in `BASE_BLOCKS`, and the next hold counts them exactly.
    */
   suffices(more: number, srchEntries: number, other: number): boolean {
     const { avail, freed } = this.tree.alloc.remaining();
     const room = Math.min(avail, freed) - BASE_BLOCKS - other -
       (srchEntries > 0 ? 4 + Math.ceil(srchEntries / SRCH_ENTRIES_PER_BLOCK) : 0);
     const { height } = this.lt.itemRoot;
-    if (this.#need(height, this.items.dirtyItems + more, more) <= room) return true;
+    const places = Math.min(more, OP_PLACES + Math.ceil(more / 32));
+    if (this.#need(height, this.items.dirtyItems + places, more) <= room) return true;
     if (height === 0) return false;
     this.items.scanDirtyPages((page) => this.#look(page));
-    return this.#need(height, this.#leaves.size + this.#scattered + more, more) <= room;
+    return this.#need(height, this.#leaves.size + this.#scattered + places, more) <= room;
   }
 
   #need(height: number, leaves: number, more: number): number {

@@ -72,7 +72,8 @@ export function metaPolicy(totalBlocks: number, clients: number): MetaPolicy {
   return {
     serverLow: serverTarget >> 1,
     serverTarget,
-    clientLow: clientTarget >> 1,
+    // Short lists are topped up each time: half of one may be too little for a single operation.
+    clientLow: full ? clientTarget >> 1 : clientTarget,
     clientTarget,
     holdBudget: budget,
     commitBudget: budget,

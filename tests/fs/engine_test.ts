@@ -8,11 +8,10 @@
 import assert from "node:assert/strict";
 import { metaSeqKey } from "../../format/item_keys.ts";
 import { TYPE_INODE_INDEX_META_SEQ } from "../../format/constants.ts";
-import { Key } from "../../format/key.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../../format/wire.ts";
 import { AssertionError, FsError } from "../../fs/errors.ts";
 import { Cancel, type Op } from "../../fs/op.ts";
-import { mount, TEST_TYPE, testKey, type TestMount, unmount } from "../helpers/engine.ts";
+import { mount, testKey, type TestMount, unmount } from "../helpers/engine.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -145,6 +144,79 @@ for (let seed = 1; seed <= 6; seed++) {
   Deno.test(`engine: three mounts, random operations, seed ${seed}`, () => torture(seed, 3, 600));
 }
 
+/** Many items under few inodes, changed many at a time: pages split, shrink, join and are evicted. */
+async function bulk(seed: number): Promise<void> {
+  const random = new SeededRandom(seed);
+  const cluster = await LocalCluster.make({ seed, metaBytes: 2 ** 30, dataBytes: 256 << 20 });
+  const limits = { itemCacheBytes: 60000, dirtyItemBytes: 200000, blockCacheBytes: 8 << 20 };
+  const m = await mount(cluster, { limits, suspendPerMille: seed % 2 === 0 ? 5 : 0 });
+  const { fs } = m;
+  const ino = 7000;
+  const lock = () => fs.locks.inode(ino);
+  const model = new Map<number, string>();
+  const range = 6000;
+  for (let step = 0; step < 150; step++) {
+    const what = random.below(5);
+    const from = random.below(range);
+    const stride = what === 0 ? 1 : 1 + random.below(40);
+    const count = 1 + random.below(200);
+    const vals = Array.from({ length: count }, () => value(random));
+    await fs.runner.run((op: Op) => {
+      op.lock(lock(), LOCK_WRITE);
+      const found = vals.map((_, i) => {
+        const n = from + i * stride;
+        const item = fs.items.lookup(op, lock(), testKey(ino, n));
+        assert.equal(item === null ? undefined : hex(item.val), model.get(n));
+        return item !== null;
+      });
+      op.hold({ allocating: true, items: count });
+      op.apply();
+      vals.forEach((val, i) => {
+        const n = from + i * stride;
+        const key = testKey(ino, n);
+        if (what >= 3 && found[i]) {
+          fs.items.delete(op, lock(), key);
+          model.delete(n);
+        } else if (what < 3) {
+          if (found[i]) fs.items.update(op, lock(), key, val);
+          else fs.items.create(op, lock(), key, val);
+          model.set(n, hex(val));
+        }
+      });
+    });
+    if (random.below(5) === 0) await fs.trans.commit();
+    if (random.below(10) === 0) await cluster.timers.advance(random.below(20000));
+    if (fs.trans.state === "open") fs.items.verify(fs.locks.all());
+    if (fs.items.dirtyItems === 0 && fs.trans.state === "open") {
+      for (let i = 0; i < 100; i++) fs.items.trim();
+      assert.ok(fs.items.bytes <= limits.itemCacheBytes, "clean items are evicted to the limit");
+    }
+  }
+  const check = (who: TestMount) =>
+    who.fs.runner.run((op: Op) => {
+      const l = who.fs.locks.inode(ino);
+      op.lock(l, LOCK_READ);
+      const found: [number, string][] = [];
+      for (let key = testKey(ino, 0);;) {
+        const item = who.fs.items.next(op, l, key, l.end);
+        if (item === null) break;
+        found.push([item.key.second, hex(item.val)]);
+        key = item.key.inc();
+      }
+      assert.deepEqual(found, [...model].sort((a, b) => a[0] - b[0]));
+    });
+  await check(m);
+  const other = await mount(cluster);
+  await check(other);
+  for (const who of [m, other]) await unmount(cluster, who);
+  assert.deepEqual(checkOwnership(cluster.meta).problems, []);
+  cluster.stop();
+}
+
+for (let seed = 1; seed <= 4; seed++) {
+  Deno.test(`engine: large pages, seed ${seed}`, () => bulk(seed));
+}
+
 Deno.test("an operation whose locks and items are cached runs without a promise", async () => {
   const cluster = await LocalCluster.make();
   const m = await mount(cluster);
@@ -258,5 +330,4 @@ Deno.test("an idle mount commits every ten seconds; sync of a clean one sends no
     await cluster.timers.advance(0);
   }
   await unmount(cluster, m);
-  assert.equal(Key.of(16, 1, TEST_TYPE).type, TEST_TYPE);
 });
