@@ -28,7 +28,7 @@ import { forEachItem, prev, type Tree } from "../fs/btree.ts";
 import type { Device } from "../fs/device.ts";
 import type { Random } from "../fs/env.ts";
 import { assert, CorruptError, FsError } from "../fs/errors.ts";
-import { moveExtents, type Zones } from "../fs/extent_alloc.ts";
+import { extentCost, moveExtents, type Zones } from "../fs/extent_alloc.ts";
 import {
   type AllocTree,
   emptyList,
@@ -51,6 +51,8 @@ export interface StoreOptions {
   log?: (line: string) => void;
   /** Block cache bytes. */
   cacheBytes?: number;
+  /** Instead of `metaPolicy` of net/reserve.ts: tests that want many small commits. */
+  metaPolicy?: (totalBlocks: number, clients: number) => MetaPolicy;
   /** Bytes of the data device now, for resizing; without it the data device cannot grow. */
   dataDeviceSize?: () => number;
 }
@@ -198,7 +200,7 @@ export class StoreCore {
     const clients = this.options.clientCount?.() ?? this.mountedCount;
     if (clients === this.policyClients) return;
     this.policyClients = clients;
-    this.meta = metaPolicy(this.dirty.totalMetaBlocks, clients);
+    this.meta = (this.options.metaPolicy ?? metaPolicy)(this.dirty.totalMetaBlocks, clients);
     this.data = dataPolicy(this.dirty.totalDataBlocks, clients);
   }
 
@@ -224,7 +226,8 @@ export class StoreCore {
   moveExtents(dst: AllocRoot, src: AllocRoot, total: number, zones?: Zones): boolean {
     if (total <= 0) return true;
     const { moveBudget, commitBudget } = this.metaPolicy;
-    const budget = Math.min(moveBudget, this.room() - commitBudget);
+    const one = extentCost(dst.root.height) + extentCost(src.root.height);
+    const budget = Math.min(Math.max(moveBudget, one), this.room() - commitBudget);
     const r = moveExtents(
       this.tree,
       dst,

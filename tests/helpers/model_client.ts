@@ -187,7 +187,7 @@ export class ModelClient {
     }
     this.put(inodeKey(file.ino), NOTHING, ITEM_FLAG_DELETION);
     this.lt.inodeCountDelta--;
-    this.files.splice(this.files.indexOf(file), 1);
+    this.files.splice(this.files.lastIndexOf(file), 1);
   }
 
   /** A search log entry. */
