@@ -58,6 +58,10 @@ async function startChild(): Promise<void> {
     stderr: "inherit",
     detached: true,
   }).spawn();
+  // Whoever gives up waiting for us gives up the mount.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    Deno.addSignalListener(signal, () => child.kill("SIGTERM"));
+  }
   let said = "";
   const decoder = new TextDecoder();
   for await (const bytes of child.stdout) {
@@ -77,11 +81,16 @@ async function startChild(): Promise<void> {
 async function serveInBackground(params: Parameters<typeof runMount>[0]): Promise<never> {
   const log = new MountLog(runtimeDir());
   let told = false;
+  const parent = Deno.ppid;
+  const watch = setInterval(() => {
+    if (Deno.ppid !== parent) Deno.kill(Deno.pid, "SIGTERM");
+  }, 1000);
   try {
     await runMount(params, {
       log: (line) => log.write(line),
       onReady: () => {
         told = true;
+        clearInterval(watch);
         printLine("ready");
         leaveTerminal();
       },
