@@ -165,7 +165,7 @@ export class Fs {
     this.dirty = new DirtyData(data);
     this.trans.beforeCommit(this.dirty);
     this.orphans = new Orphans(this);
-    this.trans.onNoSpace(() => this.orphans.drain());
+    this.trans.onNoSpace(() => this.orphans.makeSpace());
   }
 
   /** The connection is greeted: reads the root inode and opens the first transaction. */

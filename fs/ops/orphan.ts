@@ -14,6 +14,7 @@ import {
   TYPE_SYMLINK,
   TYPE_XATTR,
 } from "../../format/constants.ts";
+import { ENOLINK } from "../../format/errno.ts";
 import {
   extentKey,
   inodeKey,
@@ -34,6 +35,7 @@ import {
   OpenInoMapArgs,
 } from "../../format/wire.ts";
 import { next } from "../btree.ts";
+import { sleep, type TimerId } from "../env.ts";
 import { assert, FsError } from "../errors.ts";
 import { readForest } from "../forest.ts";
 import type { Fs } from "../fs.ts";
@@ -47,6 +49,8 @@ import { gatherTagRemoval, readHead } from "./xattr.ts";
 const QUEUE_LIMIT = 1024;
 /** A deletion never runs longer than this without letting others run, in milliseconds. */
 const SLICE_MS = 1;
+/** Longest wait of others for deletions to free space, in milliseconds. */
+const SPACE_WAIT_MS = 3000;
 /** Open maps kept; each is good only for one grant of its group's lock. */
 const MAP_LIMIT = 64;
 /** Upper bound of the items that one step changes. */
@@ -73,13 +77,13 @@ export class Orphans {
   #working: Promise<void> | null = null;
   #roomWaiters: (() => void)[] = [];
   #scanning: Promise<void> | null = null;
-  #timer: number | null = null;
+  #timer: TimerId | null = null;
   #stopped = false;
   #scannedLogs = false;
 
   constructor(private readonly fs: Fs) {
     fs.refs.onUnused = (ino, unlinked) => {
-      if (unlinked) this.enqueue(ino);
+      if (unlinked && !this.#stopped) this.enqueue(ino);
     };
     fs.link.setHandler(CMD_OPEN_INO_MAP, (payload, respond) => {
       const map = OpenInoMap.alloc();
@@ -115,6 +119,15 @@ export class Orphans {
     while (this.#working !== null) await this.#working;
   }
 
+  /**
+   * Lets pending deletions free space, for whoever found none. Not without end: a deletion can need
+   * space itself, and then waits for the one who waits here.
+   */
+  async makeSpace(): Promise<void> {
+    if (this.#working === null) return;
+    await Promise.race([this.drain(), sleep(this.fs.clock, SPACE_WAIT_MS)]);
+  }
+
   async #work(): Promise<void> {
     const { clock } = this.fs;
     // Not within the operation that made the orphan.
@@ -127,6 +140,10 @@ export class Orphans {
         await this.delete(ino);
       } catch (e) {
         if (!(e instanceof FsError)) throw e;
+        if (e.errno === ENOLINK) {
+          this.#giveUp();
+          break;
+        }
         this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
       }
       this.#queued.delete(ino);
@@ -139,6 +156,14 @@ export class Orphans {
     this.#working = null;
   }
 
+  /** The mount was aborted: nothing will be deleted any more. */
+  #giveUp(): void {
+    this.#stopped = true;
+    this.#queue.length = 0;
+    this.#queued.clear();
+    this.#wakeRoomWaiters();
+  }
+
   #wakeRoomWaiters(): void {
     const waiters = this.#roomWaiters;
     if (waiters.length === 0) return;
@@ -148,7 +173,7 @@ export class Orphans {
 
   /** Lets requests be served that came meanwhile. */
   #breathe(): Promise<void> {
-    return new Promise((resolve) => this.fs.clock.setTimer(0, resolve));
+    return sleep(this.fs.clock, 0);
   }
 
   /**
