@@ -59,6 +59,23 @@ function walk(names: Map<number, string>, before: Map<number, number>): Map<numb
   return new Map(entries.map((e) => [e.ino, e.major]));
 }
 
+/**
+ * umount returns when the kernel let go; the daemon then writes its last commit, says farewell to
+ * the cluster and ends. After that no mount is recorded in the volume and nobody locks the images.
+ */
+async function untilClean(): Promise<void> {
+  for (let tries = 0; tries < 100; tries++) {
+    const lock = new Deno.Command("flock", { args: ["-n", `${dir}/meta.img`, "true"] });
+    if (lock.outputSync().success) {
+      const left = scoutfs("print", "-S", "meta.img");
+      if (/mounted_clients: blkno 0 /.test(left)) return;
+      throw new Error("the volume was not left clean");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error("the daemon did not end");
+}
+
 try {
   console.log(
     scoutfs("mkfs", "-Q", `0,127.0.0.1,${PORT}`, "--size", "512M", "meta.img", "data.img"),

@@ -12,7 +12,7 @@ export interface Bed {
   name: string;
   /** Where the load works. */
   dir: string;
-  close(): void;
+  close(): void | Promise<void>;
 }
 
 /** Runs a program to its end; its standard output, or an error with what it said. */
@@ -45,19 +45,26 @@ function loopDevice(store: string, name: string, bytes: number): string {
 }
 
 /** Starts a foreground server on processor 0 and waits until its mount point shows it. */
-async function serve(command: string, args: string[], mountpoint: string): Promise<() => void> {
+async function serve(
+  command: string,
+  args: string[],
+  mountpoint: string,
+): Promise<() => Promise<void>> {
   const child = new Deno.Command("taskset", {
     args: ["-c", "0", command, ...args],
     stdout: "null",
     stderr: "inherit",
   }).spawn();
   let ended = false;
-  child.status.then(() => ended = true);
+  const end = child.status.then(() => ended = true);
   for (let tries = 0; !isMounted(mountpoint); tries++) {
     if (ended || tries > 300) throw new Error(`${command} did not mount ${mountpoint}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  return () => must("umount", [mountpoint]);
+  return async () => {
+    must("umount", [mountpoint]);
+    await end;
+  };
 }
 
 function isMounted(path: string): boolean {
@@ -103,12 +110,12 @@ export async function beds(store: string): Promise<Bed[]> {
     Deno.mkdirSync(dir);
     return dir;
   };
-  const add = (name: string, dir: string, stop: () => void, loops: string[]) =>
+  const add = (name: string, dir: string, stop: () => unknown, loops: string[]) =>
     made.push({
       name,
       dir,
-      close() {
-        stop();
+      async close() {
+        await stop();
         for (const loop of loops) must("losetup", ["-d", loop]);
       },
     });
@@ -154,7 +161,7 @@ export async function beds(store: string): Promise<Bed[]> {
     }
     return made;
   } catch (e) {
-    for (const bed of made.toReversed()) bed.close();
+    for (const bed of made.toReversed()) await bed.close();
     throw e;
   }
 }

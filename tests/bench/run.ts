@@ -125,6 +125,6 @@ try {
     Deno.writeTextFileSync(o.json, JSON.stringify(Object.fromEntries(rates), null, 1));
   }
 } finally {
-  for (const bed of all.toReversed()) bed.close();
+  for (const bed of all.toReversed()) await bed.close();
   store.close();
 }
