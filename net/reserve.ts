@@ -42,6 +42,11 @@ export interface MetaPolicy {
   commitBudget: number;
   /** Blocks that one step of moving extents may use (03 §5.3). */
   moveBudget: number;
+  /**
+   * Numbers that the idle freed list may hold before they are brought back to `meta_alloc[F]`, unless
+   * space is short: emptying it scatters over that tree's leaves, each of which the commit writes.
+   */
+  drainAt: number;
   /** `meta_alloc[A]` at or below this is LOW: clients refuse allocating operations. */
   reserved: number;
   /** What refills of clients leave in `meta_alloc[A]`. */
@@ -78,6 +83,7 @@ export function metaPolicy(totalBlocks: number, clients: number): MetaPolicy {
     holdBudget: budget,
     commitBudget: budget,
     moveBudget: Math.min(250, budget),
+    drainAt: Math.min(2048, serverTarget >> 2),
     reserved: full ? 2 * serverTarget + shares * perClient : Math.min(
       Math.min(2 * serverTarget, Math.floor(totalBlocks / 32)) + shares * perClient,
       Math.floor(totalBlocks / 8),

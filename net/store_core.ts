@@ -30,11 +30,11 @@ import type { Random } from "../fs/env.ts";
 import { assert, CorruptError, FsError } from "../fs/errors.ts";
 import { extentCost, moveExtents, type Zones } from "../fs/extent_alloc.ts";
 import {
+  absorbList,
   type AllocTree,
   emptyList,
   fillList,
   ListAllocator,
-  spliceList,
 } from "../fs/meta_alloc.ts";
 import { type DataPolicy, dataPolicy, type MetaPolicy, metaPolicy } from "./reserve.ts";
 
@@ -206,7 +206,7 @@ export class StoreCore {
 
   /** Gives back a client's list. */
   splice(list: AllocListHead): void {
-    spliceList(this.tree, this.idleFreed, list);
+    absorbList(this.tree, this.idleFreed, list);
   }
 
   /** Refills a client's list as far as the reserve allows (see net/reserve.ts). */
@@ -344,7 +344,7 @@ export class StoreCore {
     if (this.stopped) throw stoppedError();
     const { alloc } = this.tree;
     this.refillIdle();
-    emptyList(this.tree, this.metaFreed, this.idleFreed);
+    this.drainIdle();
     alloc.finish();
     this.writer.write();
     this.dev.flush();
@@ -359,6 +359,15 @@ export class StoreCore {
     const avail = this.metaAvail.totalLen, freed = this.metaFreed.totalLen;
     if (avail < 2 * this.metaPolicy.reserved && freed > avail) {
       this.availRoot = this.availRoot === 0 ? 1 : 0;
+    }
+  }
+
+  /** Brings freed blocks back, when there are enough of them or space is short. */
+  private drainIdle(): void {
+    const { drainAt, reserved } = this.metaPolicy;
+    const short = this.metaAvail.totalLen < 2 * reserved;
+    if (short || this.idleFreed.totalNr >= drainAt) {
+      emptyList(this.tree, this.metaFreed, this.idleFreed);
     }
   }
 
