@@ -247,6 +247,24 @@ export function spliceList(t: AllocTree, dst: AllocListHead, src: AllocListHead)
 }
 
 /**
+ * As `spliceList`, but the numbers of a short `src` are copied into the first block of `dst` and its
+ * block is freed, so that chains of nearly empty blocks do not build up.
+ */
+export function absorbList(t: AllocTree, dst: AllocListHead, src: AllocListHead): void {
+  assert(!t.alloc.uses(dst) && !t.alloc.uses(src), "a list in use is absorbed");
+  const fits = dst.firstNr + src.firstNr <= ALLOC_LIST_MAX_BLOCKS - LIST_ROTATE;
+  if (src.ref.isNull || dst.ref.isNull || !fits || !readFirst(t.cache, src).next.isNull) {
+    spliceList(t, dst, src);
+    return;
+  }
+  const to = dirtyFirst(t, dst);
+  const from = readFirst(t.cache, src);
+  t.alloc.freeMeta(src.ref.blkno); // the last thing that can fail
+  for (let i = 0; i < from.nr; i++) push(to, dst, from.entry(from.start + i));
+  src.zero();
+}
+
+/**
  * Visits the blocks of a list, for checkers and statistics. Whether the counts of the head agree is
  * theirs to check. Throws StaleError if the head is out of date, CorruptError for a chain that does
  * not end or entries that do not fit.
