@@ -31,6 +31,13 @@ const COMMANDS: readonly CommandEntry[] = [
     load: () => import("./mount.ts"),
   },
   {
+    name: "install-mount-helper",
+    group: "Core admin",
+    synopsis: "[-d DIRECTORY] [-r]",
+    summary: "Install mount.scoutfs, so that mount -t scoutfs works",
+    load: () => import("./install-mount-helper.ts"),
+  },
+  {
     name: "print",
     group: "Debugging commands",
     synopsis: "META-DEVICE",

@@ -52,10 +52,13 @@ export class KernelCache {
     else this.#writers.delete(ino);
   }
 
-  /** Data or size changed behind the kernel's back (release, stage, move, …). */
-  changed(ino: number): void {
-    if (this.#versions.delete(ino) || this.#writers.has(ino)) this.notifier.invalidateData(ino);
-    else this.notifier.invalidateAttributes(ino);
+  /** The cluster lock is being lost: what was cached under it goes before it does. */
+  async revoked(ino: number): Promise<void> {
+    if (this.#versions.delete(ino) || this.#writers.has(ino)) {
+      await this.notifier.invalidateData(ino);
+    } else {
+      this.notifier.invalidateAttributes(ino);
+    }
   }
 
   /** The kernel does not know the inode any more. */

@@ -62,6 +62,7 @@ export function serve(options: ServeOptions): FuseSession {
     syncArrives: options.blockDevice,
     takeData: (req, bytes) => session.takeData(req, bytes),
   };
+  fs.hooks.onInvalidateInodes = (first, last) => invalidate(context, first, last);
   nameHandlers(context, handlers);
   attrHandlers(context, handlers);
   fileHandlers(context, handlers);
@@ -116,6 +117,15 @@ function forget(context: ServeContext, ino: number, count: number): void {
   assert(ino > 0, "FORGET of no inode");
   context.fs.refs.forget(ino, count);
   if (!context.fs.refs.isUsed(ino)) context.cache.forget(ino);
+}
+
+/** Takes back what the kernel caches of the inodes from `first` to `last`. */
+async function invalidate(context: ServeContext, first: number, last: number): Promise<void> {
+  const known: number[] = [];
+  context.fs.refs.forEach((ino) => {
+    if (ino >= first && ino <= last) known.push(ino);
+  });
+  await Promise.all(known.map((ino) => context.cache.revoked(ino)));
 }
 
 /**

@@ -101,7 +101,7 @@ export class TestVolume {
     return volume;
   }
 
-  private get env(): Record<string, string> {
+  get env(): Record<string, string> {
     return { SCOUTFS_RUNTIME_DIR: `${this.dir}/run`, SCOUTFS_STATE_DIR: `${this.dir}/state` };
   }
 
