@@ -88,6 +88,24 @@ Deno.test("failing fencing stops the server; the next attempt asks again", async
   await mounted(c, b);
 });
 
+Deno.test("a mount that could not get its predecessor fenced leaves that to the next one", async () => {
+  const c = new SimCluster(13, { slots: 1, fence: "refuse" });
+  const a = c.node(0);
+  await mounted(c, a, 2_000);
+  await c.world.run(500); // FENCE is recorded
+  a.crash();
+  const b = c.node(0);
+  await c.world.run(30_000);
+  await complete(c, b.unmount(), "given up", 40_000);
+  c.fence = "absent";
+  const d = c.node(0, { knownDead: (rid) => rid === b.rid });
+  await c.world.run(60_000);
+  assert.notEqual(d.client.state, "active");
+  c.fence = "kill";
+  await mounted(c, d);
+  assert.ok(c.fenced.has(a.rid));
+});
+
 Deno.test("the leader crashes: another takes over, clients keep their requests", async () => {
   for (let seed = 1; seed <= 5; seed++) {
     const c = new SimCluster(seed, { slots: 3 });
