@@ -62,14 +62,22 @@ export class FenceDirectory implements FenceAgent {
     const p = this.#published.get(rid);
     if (p === undefined) return;
     this.#published.delete(rid);
-    Deno.removeSync(p.dir, { recursive: true });
+    removeTree(p.dir);
   }
 
   /** Takes the tree away; the mount ends. */
   close(): void {
     if (this.#timer !== null) this.#timers.clearTimer(this.#timer);
     for (const rid of [...this.#published.keys()]) this.withdraw(rid);
-    Deno.removeSync(this.dir.slice(0, -"/fence".length), { recursive: true });
+    removeTree(this.dir.slice(0, -"/fence".length));
+  }
+
+  /**
+   * Removes what mounts left behind that died without `close`: a daemon must not act on requests
+   * that nobody waits for, since by now the address may belong to a living mount.
+   */
+  static removeLeftovers(root: string, fsid: bigint, dead: readonly bigint[]): void {
+    for (const rid of dead) removeTree(`${root}/fs/scoutfs/${mountName(fsid, rid)}`);
   }
 
   #arm(): void {
@@ -82,6 +90,7 @@ export class FenceDirectory implements FenceAgent {
   }
 
   #look(p: Published): void {
+    if (!exists(p.dir)) return; // taken away by somebody: the 30 s limit decides
     this.#showElapsed(p);
     if (p.answered) return;
     const fenced = written(`${p.dir}/fenced`);
@@ -99,6 +108,20 @@ export class FenceDirectory implements FenceAgent {
     Deno.chmodSync(making, 0o444);
     Deno.renameSync(making, `${p.dir}/elapsed_secs`);
   }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return false;
+    throw e;
+  }
+}
+
+function removeTree(path: string): void {
+  if (exists(path)) Deno.removeSync(path, { recursive: true });
 }
 
 /** Whether somebody wrote the file since it was stamped with the epoch. */

@@ -97,6 +97,23 @@ export class HostRecords {
     return (now.state === "Z" || now.state === "X") && now.threads <= 1;
   }
 
+  /** All mounts of this volume on this host that are provably dead. */
+  deadMounts(): bigint[] {
+    const dead: bigint[] = [];
+    for (const name of listDir(this.#dir)) {
+      const rid = /^([0-9a-f]{16})\.json$/.exec(name);
+      if (rid !== null && this.provablyDead(BigInt(`0x${rid[1]}`))) {
+        dead.push(BigInt(`0x${rid[1]}`));
+      }
+    }
+    return dead;
+  }
+
+  /** Removes the records of dead mounts that the volume does not remember either. */
+  prune(remembered: ReadonlySet<bigint>): void {
+    for (const rid of this.deadMounts()) if (!remembered.has(rid)) this.forget(rid);
+  }
+
   /** The mount ended cleanly or was reclaimed: its record serves no purpose any more. */
   forget(rid: bigint): void {
     try {
@@ -120,6 +137,16 @@ export class HostRecords {
       if (e instanceof SyntaxError) return null; // torn by a crash: proves nothing
       throw e;
     }
+  }
+}
+
+/** Names in a directory; none when it does not exist. */
+function listDir(path: string): string[] {
+  try {
+    return [...Deno.readDirSync(path)].map((entry) => entry.name).sort();
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return [];
+    throw e;
   }
 }
 

@@ -244,6 +244,15 @@ Deno.test("proof of death of a real process", async () => {
     await child.status;
     assert.equal(records.provablyDead(DEAD), true);
     assert.equal(records.provablyDead(RID), false);
+    assert.deepEqual(records.deadMounts(), [DEAD]);
+    records.prune(new Set([DEAD]));
+    assert.deepEqual(records.deadMounts(), [DEAD], "the volume still remembers it");
+    const timers = new SimWorld(3).process(1);
+    const left = new FenceDirectory(timers, root, FSID, DEAD);
+    FenceDirectory.removeLeftovers(root, FSID, records.deadMounts());
+    assert.throws(() => Deno.statSync(left.dir), Deno.errors.NotFound);
+    records.prune(new Set());
+    assert.deepEqual(records.deadMounts(), []);
   } finally {
     Deno.removeSync(root, { recursive: true });
   }
