@@ -26,6 +26,7 @@ import type { ServerLink } from "./link.ts";
 import { LockClient } from "./lock_client.ts";
 import { OpRunner, type ParanoidOptions } from "./op.ts";
 import { Orphans } from "./ops/orphan.ts";
+import { Quota } from "./ops/quota.ts";
 import { DataWaiters } from "./ops/wait.ts";
 import { DEFAULT_ENGINE_LIMITS, type EngineLimits, type MountOptions } from "./options.ts";
 import { InodeRefs } from "./refs.ts";
@@ -94,6 +95,7 @@ export class Fs {
   readonly refs = new InodeRefs();
   readonly scratch = new Scratch();
   readonly orphans: Orphans;
+  readonly quota: Quota;
 
   /** Set by the mount: how processes are judged and their memory reached. */
   credentials: Credentials = plainCredentials;
@@ -132,7 +134,10 @@ export class Fs {
       openSeq: () => this.trans.seq,
       makeDurable: () => this.trans.makeClean(),
       dropItems: (lock) => this.items.dropItems(lock),
-      onInvalidateQuota: () => this.hooks.onInvalidateQuota(),
+      onInvalidateQuota: () => {
+        this.quota.drop();
+        this.hooks.onInvalidateQuota();
+      },
       onInvalidateInodes: (first, last, mode) => {
         if (mode !== LOCK_READ) this.waiters.wakeRange(first, last);
         return this.hooks.onInvalidateInodes(first, last, mode);
@@ -152,19 +157,17 @@ export class Fs {
       roots: this.roots,
       limits: this.limits,
       log: this.log,
+      onDefect: (e) => this.#defect(e),
     });
     this.inos = new Inos(link, this.options);
     this.runner = new OpRunner(this.locks, this.trans, () => this.items.trim(), {
       paranoid: parts.paranoid ?? null,
-      onDefect: (e) => {
-        this.log(`defect: ${e.message}`);
-        this.abort();
-        this.hooks.onDefect(e);
-      },
+      onDefect: (e) => this.#defect(e),
     });
     this.dirty = new DirtyData(data);
     this.trans.beforeCommit(this.dirty);
     this.orphans = new Orphans(this);
+    this.quota = new Quota(this);
     this.trans.onNoSpace(() => this.orphans.makeSpace());
   }
 
@@ -184,8 +187,15 @@ export class Fs {
   /** Unmount, after the last operation: what is left is committed; then comes the farewell. */
   async stop(): Promise<void> {
     await this.orphans.stop();
-    this.locks.stop();
+    this.locks.fail(errnoError(ENOLINK));
     await this.trans.close();
+    this.locks.stop();
+  }
+
+  #defect(e: AssertionError): void {
+    this.log(`defect: ${e.message}`);
+    this.abort();
+    this.hooks.onDefect(e);
   }
 
   /** Forced unmount: nothing is written any more; whatever waits fails with ENOLINK. */

@@ -521,15 +521,13 @@ export class LockClient {
 
   async #work(lock: ClusterLock, inv: Invalidation): Promise<void> {
     const { prev, next } = inv;
-    if (!this.#stopped) {
-      if (lock.firstIno >= 0 && lock.mode !== LOCK_NULL) {
-        const last = lock.firstIno + INODE_GROUP_SIZE - 1;
-        const done = this.hooks.onInvalidateInodes(lock.firstIno, last, next);
-        if (done !== undefined) await done;
-        while (!this.#vacated(lock, next)) {
-          await new Promise<void>((resolve) => lock.onUnpinned = resolve);
-          lock.onUnpinned = null;
-        }
+    if (!this.#stopped && lock.firstIno >= 0 && lock.mode !== LOCK_NULL) {
+      const last = lock.firstIno + INODE_GROUP_SIZE - 1;
+      const done = this.hooks.onInvalidateInodes(lock.firstIno, last, next);
+      if (done !== undefined) await done;
+      while (!this.#vacated(lock, next)) {
+        await new Promise<void>((resolve) => lock.onUnpinned = resolve);
+        lock.onUnpinned = null;
       }
     }
     lock.invalidatingMode = lock.mode;
@@ -538,8 +536,8 @@ export class LockClient {
     if (!this.#stopped) {
       if (writable(prev) && lock.dirtySeq === this.hooks.openSeq()) await this.hooks.makeDurable();
       if (lock.rank === RANK_QUOTA && !readable(next)) this.hooks.onInvalidateQuota();
-      if (next !== LOCK_READ) this.hooks.dropItems(lock);
     }
+    if (next !== LOCK_READ) this.hooks.dropItems(lock);
     lock.invalidatingMode = LOCK_NULL;
     lock.working = false;
     lock.invalidations.shift();
@@ -577,7 +575,7 @@ export class LockClient {
     respond(bytes);
   }
 
-  /** Unmount: no operations any more; invalidations are answered without work from now on. */
+  /** Unmounted, all is committed: invalidations are answered without work from now on. */
   stop(): void {
     this.#stopped = true;
     this.fail(errnoError(ENOLINK));

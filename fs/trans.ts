@@ -68,6 +68,8 @@ export interface TransEnv {
   readonly roots: Roots;
   readonly limits: { readonly dirtyItemBytes: number };
   readonly log: (line: string) => void;
+  /** A commit met something that cannot be; the transaction was aborted. */
+  readonly onDefect: (e: AssertionError) => void;
 }
 
 /** File data that must be on the data device before a commit (02 §15.5). */
@@ -196,18 +198,19 @@ export class Trans {
   hold(op: Op, options: HoldOptions): number {
     const seq = this.openSeq(op);
     const { lt, data, room } = this.#opened();
-    if (options.allocating && lt.metaAvail.isLow) this.#noSpace(op);
+    const { allocating } = options;
+    if (allocating && lt.metaAvail.isLow) this.#noSpace(op, allocating);
     if (!room.suffices(options.items ?? DEFAULT_ITEMS, this.#srch.length, data.finishCost)) {
-      if (this.clean) this.#noSpace(op);
+      if (this.clean) this.#noSpace(op, allocating);
       op.waitPinned(this.commit());
     }
     if (this.env.items.dirtyBytes > this.env.limits.dirtyItemBytes) op.waitPinned(this.commit());
     const blocks = options.dataBlocks ?? 0;
-    if (blocks > 0) this.#reserveData(op, blocks);
+    if (blocks > 0) this.#reserveData(op, blocks, allocating);
     return seq;
   }
 
-  #reserveData(op: Op, blocks: number): void {
+  #reserveData(op: Op, blocks: number, allocating: boolean): void {
     const { lt, data } = this.#opened();
     const low = lt.dataAvail.isLow;
     // On small devices the server's refills are small too.
@@ -217,21 +220,26 @@ export class Trans {
       case "ok":
         return;
       case "room":
-        if (this.clean) this.#noSpace(op);
+        if (this.clean) this.#noSpace(op, allocating);
         op.waitPinned(this.commit());
         break;
       case "empty":
         // ENOBUFS of the specification: what was freed, or the server's pool, comes with a commit.
-        if (low || !data.used) this.#noSpace(op);
+        if (low || !data.used) this.#noSpace(op, allocating);
         op.waitPinned(this.commit());
     }
   }
 
-  /** ENOSPC, but only after deletions and a commit had their chance to free space. */
-  #noSpace(op: Op): never {
-    if (op.once("space", () => ({ waited: false })).waited) throw noSpace();
-    op.once("space", () => ({ waited: false })).waited = true;
-    op.wait(this.#reclaimSpace());
+  /**
+   * ENOSPC, but only after a commit had its chance to free space, and for allocating operations also
+   * the pending deletions, which are themselves of the other kind.
+   */
+  #noSpace(op: Op, allocating: boolean): never {
+    const tried = op.once("space", () => ({ waited: false }));
+    if (tried.waited) throw noSpace();
+    tried.waited = true;
+    if (allocating) op.wait(this.#reclaimSpace());
+    op.waitPinned(this.commit());
   }
 
   #reclaimSpace(): Promise<void> {
@@ -296,6 +304,8 @@ export class Trans {
   /** @internal For a lock that goes: resolves when its items are clean. */
   makeClean(): Promise<void> {
     if (this.#state === "dead") return Promise.reject(errnoError(ENOLINK));
+    // Closed: the last commit left nothing.
+    if (this.#cycle === null && this.#state === "none") return Promise.resolve();
     return (this.#cycle ?? this.#start()).clean.promise;
   }
 
@@ -341,11 +351,12 @@ export class Trans {
     this.#cycle = cycle;
     this.#state = "writing";
     this.#clearDeadline();
-    this.#run(cycle).catch((e) => {
+    this.#run(cycle).catch((e: unknown) => {
       if (this.#state === "dead" && e instanceof FsError) return;
-      this.env.log(`commit of transaction ${this.#seq} is broken: ${e}`);
+      const defect = new AssertionError(`commit of transaction ${this.#seq} is broken: ${e}`);
+      defect.cause = e;
       this.abort();
-      throw e;
+      this.env.onDefect(defect);
     });
     return cycle;
   }

@@ -289,5 +289,5 @@ Deno.test("after a stop lock calls fail, and invalidations are answered without 
   const { result } = w.wire.invalidate(lock, LOCK_WRITE, LOCK_NULL);
   await settle();
   assert.ok(result.answer !== null);
-  assert.deepEqual(w.did, []);
+  assert.deepEqual(w.did, ["drop 4096"]);
 });
