@@ -11,7 +11,7 @@
  * Everything completes without a promise when nothing has to be waited for.
  */
 
-import { INODE_FLAG_TRUNCATE, SM_SIZE } from "../../format/constants.ts";
+import { INODE_FLAG_TRUNCATE, QUOTA_OP_DATA, SM_SIZE } from "../../format/constants.ts";
 import { LOCK_READ, LOCK_WRITE } from "../../format/wire.ts";
 import { EFBIG, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
@@ -253,6 +253,9 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   const { inode } = h;
   if (inode.hasRetention) throw errnoError(EPERM);
   if ((inode.flags & INODE_FLAG_TRUNCATE) !== 0) return TRUNCATE_FIRST;
+  if (!rq.pageWrite && progress.done === 0 && fs.quota.applies(op)) {
+    fs.quota.check({ op: QUOTA_OP_DATA, proj: inode.proj, uid: inode.uid, gid: inode.gid });
+  }
   const start = rq.append && progress.done === 0 ? inode.size : progress.start;
   const pos = start + progress.done;
   const wanted = Math.min(rq.data.length - progress.done, MAX_FILE_SIZE - pos);

@@ -3,7 +3,7 @@
  * and get space. Times and data_seq do not change; the size follows unless it is to be kept.
  */
 
-import { SM_SIZE } from "../../format/constants.ts";
+import { QUOTA_OP_DATA, SM_SIZE } from "../../format/constants.ts";
 import { LOCK_WRITE } from "../../format/wire.ts";
 import { EFBIG, EINVAL, EOPNOTSUPP, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
@@ -62,6 +62,9 @@ function fallocateStep(op: Op, fs: Fs, rq: FallocateRequest, progress: Progress)
   const { inode } = h;
   if (inode.hasRetention) throw errnoError(EPERM);
   if (inode.isTruncating) return "finish truncate";
+  if (fs.quota.applies(op)) {
+    fs.quota.check({ op: QUOTA_OP_DATA, proj: inode.proj, uid: inode.uid, gid: inode.gid });
+  }
   const stop = rq.offset + rq.length;
   const end = blocksOf(stop);
   const extents = new FileExtents(op, fs, h, progress.block, end, STEP_PIECES * 2 + 3);

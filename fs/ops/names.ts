@@ -12,6 +12,7 @@ import {
   DIRENT_FIRST_POS,
   INODE_FLAG_RETENTION,
   LINK_MAX,
+  QUOTA_OP_INODE,
   ROOT_INO,
   SYMLINK_MAX_SIZE,
   TYPE_LINK_BACKREF,
@@ -148,6 +149,9 @@ function prepareInode(
   const from = parent.inode;
   const setgid = (from.mode & S_ISGID) !== 0;
   const gid = setgid ? from.gid : caller.gid;
+  if (fs.quota.applies(op)) {
+    fs.quota.check({ op: QUOTA_OP_INODE, proj: from.proj, uid: caller.uid, gid });
+  }
   if (setgid && directory) mode |= S_ISGID;
   const acl = isLnk(mode) ? NO_ACL(mode) : inheritAcl(op, fs, parent, mode, gid, caller);
 
@@ -217,7 +221,8 @@ export function newLink(parent: InodeHandle, hash: Link["hash"], h: InodeHandle)
 /**
  * create, mkdir and mknod (02 §5.3): the type bits of `mode` say what is made; `rdev` is
  * `major << 20 | minor` for devices, else 0. Umask and default ACLs are applied here. Returns the
- * new inode number and counts one lookup. EEXIST, ENAMETOOLONG, ENOSPC, ENOENT (directory removed).
+ * new inode number and counts one lookup. EEXIST, ENAMETOOLONG, ENOENT (directory removed), EDQUOT,
+ * ENOSPC.
  */
 export function create(
   op: Op,
