@@ -365,7 +365,7 @@ export class StoreCore {
   /** Brings freed blocks back, when there are enough of them or space is short. */
   private drainIdle(): void {
     const { drainAt, reserved } = this.metaPolicy;
-    const short = this.metaAvail.totalLen < 2 * reserved;
+    const short = this.metaAvail.totalLen < reserved + drainAt;
     if (short || this.idleFreed.totalNr >= drainAt) {
       emptyList(this.tree, this.metaFreed, this.idleFreed);
     }
