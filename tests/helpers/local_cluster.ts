@@ -207,7 +207,7 @@ export class LocalCluster {
 
   /** A new filesystem. */
   static async make(options: ClusterOptions = {}): Promise<LocalCluster> {
-    const metaBytes = options.metaBytes ?? 1 << 30;
+    const metaBytes = options.metaBytes ?? 256 << 20;
     const dataBytes = options.dataBytes ?? 1 << 30;
     const meta = new MemDevice(metaBytes, { name: "meta" });
     const data = new MemDevice(dataBytes, { name: "data" });

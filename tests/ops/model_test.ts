@@ -325,7 +325,7 @@ class Run {
 }
 
 async function play(steps: readonly Step[], mounts: number, seed: number): Promise<void> {
-  const cluster = await LocalCluster.make({ seed, metaBytes: 2 ** 30 });
+  const cluster = await LocalCluster.make({ seed });
   const run = new Run(cluster, seed);
   for (let i = 0; i < mounts; i++) await run.mount(i);
   for (const s of steps) await run.step(s);

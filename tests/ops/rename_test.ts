@@ -150,7 +150,7 @@ Deno.test("rename: retention protects both sides", async () => {
 
 Deno.test("rename: two mounts cannot make a loop together", async () => {
   for (let seed = 1; seed <= 12; seed++) {
-    const cluster = await LocalCluster.make({ seed, metaBytes: 2 ** 30 });
+    const cluster = await LocalCluster.make({ seed });
     const paranoid = (n: number) => ({ random: new SeededRandom(n), suspendPerMille: 150 });
     const one = await LocalFs.mount(cluster, { paranoid: paranoid(seed) });
     const two = await LocalFs.mount(cluster, { paranoid: paranoid(seed + 100) });
