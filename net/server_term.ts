@@ -82,6 +82,7 @@ export class ServerTerm implements ClientEvents, SocketEvents {
   #reclaimBusy = false;
   #reclaiming: Promise<void> = Promise.resolve();
   #inFlight = 0;
+  #lastRefusal = "";
   #drained: (() => void) | null = null;
   #recheckTimer: TimerId | null = null;
 
@@ -218,7 +219,10 @@ export class ServerTerm implements ClientEvents, SocketEvents {
   }
 
   #refuse(socket: ServerSocket, id: number, errno: number, why: string): void {
-    this.#env.log(`refused a greeting from ${addrText(socket.stream.peer)}: ${why}`);
+    // A refused client asks again ten times a second, for ever: say it once.
+    const line = `refused a greeting from ${ipv4Text(socket.stream.peer.addr)}: ${why}`;
+    if (line !== this.#lastRefusal) this.#env.log(line);
+    this.#lastRefusal = line;
     socket.answerGreeting(id, errno, null);
     socket.fail(why);
   }

@@ -173,6 +173,52 @@ Deno.test("broken sockets do not matter: same term, every request once", async (
   assert.deepEqual([...c.fenced], []);
 });
 
+Deno.test("lost greeting responses: the client is taken over, never fenced (H2)", async () => {
+  for (let seed = 30; seed < 50; seed++) {
+    const c = new SimCluster(seed, { slots: 1 });
+    const a = c.node(0);
+    await mounted(c, a);
+    const b = c.node(null);
+    for (let i = 0; i < 12; i++) {
+      await c.world.run(c.world.random.below(6));
+      c.world.breakConnections(2);
+    }
+    await complete(c, b.client.request(CMD_GET_LOG_TREES, EMPTY), "log trees");
+    await c.world.run(60_000);
+    assert.deepEqual([...c.fenced], [], `seed ${seed}`);
+    assert.equal(c.leader!.server.running!.clientCount, 2);
+  }
+});
+
+Deno.test("a new leader recovers who was in the middle of greeting, locking, committing", async () => {
+  for (let seed = 60; seed < 72; seed++) {
+    const c = new SimCluster(seed, { slots: 3 });
+    const nodes = [
+      c.node(0),
+      c.node(1),
+      c.node(2),
+      c.node(null),
+      c.node(null, { addr: 0x0a000102 }),
+    ];
+    for (const n of nodes.slice(0, 4)) await mounted(c, n);
+    const failures: unknown[] = [];
+    for (const n of nodes) n.mount.work().catch((e) => n.alive && failures.push(e));
+    await c.world.run(c.world.random.below(400));
+    const first = c.leader!;
+    first.crash();
+    await c.world.until(
+      120_000,
+      () => c.leader?.server.running?.recovery.finished === true,
+      "recovered",
+    );
+    for (const n of nodes) n.mount.stop();
+    const living = nodes.filter((n) => n !== first);
+    await c.world.until(60_000, () => living.every((n) => n.mount.satisfied), "all granted");
+    assert.deepEqual(failures, []);
+    assert.deepEqual([...c.fenced].filter((rid) => rid !== first.rid), [], `seed ${seed}`);
+  }
+});
+
 Deno.test("a partitioned client is fenced and does not come back", async () => {
   const c = new SimCluster(8, { slots: 1 });
   const a = c.node(0);
