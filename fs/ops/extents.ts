@@ -32,10 +32,10 @@ export interface DataRun {
 }
 
 /**
- * Between 1 and `count` free blocks. `needed` blocks have to be had by this and later calls together,
- * each of which gives at least one: what is preallocated must leave enough for them.
+ * Between 1 and `count` free blocks. By this and later calls together `needed` blocks have to be had,
+ * `own` of them by this one if it gives so many: what is preallocated must leave the others.
  */
-export type AllocateData = (count: number, needed: number) => DataRun;
+export type AllocateData = (count: number, needed: number, own: number) => DataRun;
 
 /** Takes back blocks of the data device. */
 export type FreeData = (blkno: number, len: number) => void;
@@ -240,11 +240,13 @@ export function mapForWrite(
       plan = planAllocation(map, b, e, nowOnline, policy);
       // A sparse or scattered write gets its blocks one by one: the run's blocks at once are the same.
       if (policy.contigOnly && b !== nowOnline) {
-        const room = e === null ? end - b : Math.min(e.start, end) - b;
-        plan.count = Math.max(plan.count, Math.min(room, policy.blocks));
+        const hole = e === null ? end : Math.min(e.start, end);
+        plan.count = Math.max(plan.count, Math.min(hole - b, policy.blocks));
       }
     }
-    const run = allocate(plan.count, unmappedBlocks(map, b, end));
+    const room = e === null ? end : Math.min(end, offline ? e.start + e.len : e.start);
+    const own = plan.start === b ? room - b : 1;
+    const run = allocate(plan.count, unmappedBlocks(map, b, end), own);
     assert(run.len >= 1 && run.len <= plan.count, "the allocator gave what was asked for");
     const start = plan.start + run.len <= b ? b + 1 - run.len : plan.start;
     const runEnd = start + run.len;
@@ -313,7 +315,7 @@ export function preallocateExtents(
     if (pieces++ === maxPieces) return b;
     const stop = e === null ? end : Math.min(covers ? e.start + e.len : e.start, end);
     const count = Math.min(stop - b, FALLOCATE_MAX_BLOCKS);
-    const run = allocate(count, unmappedBlocks(map, b, end));
+    const run = allocate(count, unmappedBlocks(map, b, end), count);
     map.set(b, run.len, run.blkno, (covers ? e.flags : 0) | SEF_UNWRITTEN);
     b += run.len;
   }

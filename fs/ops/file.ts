@@ -3,7 +3,7 @@
 import { SM_SIZE } from "../../format/constants.ts";
 import { EINVAL, EISDIR } from "../../format/errno.ts";
 import type { Inode } from "../../format/items.ts";
-import { errnoError } from "../errors.ts";
+import { assert, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { getInode, type InodeHandle, isDir } from "../inode.ts";
 import type { Op } from "../op.ts";
@@ -110,8 +110,9 @@ export function zeroBeyond(fs: Fs, blkno: number, size: number): void {
  * may not use them up.
  */
 export function dataAllocator(op: Op, fs: Fs): AllocateData {
-  return (count, needed) => {
-    const most = Math.max(1, fs.trans.dataReserved - (needed - 1));
-    return fs.trans.allocData(op, Math.min(count, most));
+  return (count, needed, own) => {
+    const spare = fs.trans.dataReserved - needed;
+    assert(spare >= 0, "a hold promised fewer data blocks than are needed");
+    return fs.trans.allocData(op, Math.min(count, own + spare));
   };
 }

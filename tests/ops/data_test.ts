@@ -327,6 +327,7 @@ Deno.test("1 MiB writes make one extent, go straight to the device, and are read
     await put(m, ino, i << 20, data, { aligned: true });
   }
   assert.equal(m.fs.dirty.pages, 0);
+  assert.equal((await inodeOf(m, ino)).dataVersion, 8, "one hold each");
   const extents = await extentsOf(m, ino);
   assert.ok(extents.filter((e) => e.flags === 0).length <= 2, "no more than the pool's extents");
   for (let i = 0; i < 8; i++) {

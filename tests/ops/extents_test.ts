@@ -82,14 +82,20 @@ class Pool {
   readonly requests: number[] = [];
   constructor(readonly shrink: (count: number) => number = (n) => n) {}
 
-  allocate = (count: number, needed: number) => {
-    assert.ok(needed >= 1, "only what is needed is allocated");
+  /** Blocks promised in all: what is left of them must always suffice for what is still needed. */
+  promised = Infinity;
+
+  allocate = (count: number, needed: number, own: number) => {
+    assert.ok(own >= 1 && own <= needed, "only what is needed is allocated");
+    assert.ok(this.promised >= needed, "earlier allocations left what is needed");
+    count = Math.min(count, own + this.promised - needed);
     this.requests.push(count);
     const len = Math.max(1, Math.min(count, this.shrink(count)));
     const blkno = this.nextBlkno;
     // A gap now and then keeps neighbours from merging by luck.
     this.nextBlkno += len + (len < count ? 1 : 0);
     for (let i = 0; i < len; i++) this.out.add(blkno + i);
+    this.promised -= len;
     return { blkno, len };
   };
   free = (blkno: number, len: number) => {
@@ -265,7 +271,8 @@ Deno.test("random operations equal a plain array of blocks; blocks are neither l
       fc.boolean(),
       fc.constantFrom(1, 8, 16, 2048),
       fc.constantFrom(0, 1, 3, 7),
-      (ops, contigOnly, blocks, shrinkTo) => {
+      fc.constantFrom(0, 1, 5, 5000),
+      (ops, contigOnly, blocks, shrinkTo, spare) => {
         const map = new ArrayMap();
         const pool = new Pool(shrinkTo === 0 ? undefined : () => shrinkTo);
         const policy = { blocks, contigOnly };
@@ -280,7 +287,9 @@ Deno.test("random operations equal a plain array of blocks; blocks are neither l
               const e = map.next(b);
               if (e !== null && e.start <= b) physical.set(b, e.blkno + b - e.start);
             }
+            pool.promised = unmappedBlocks(map, op.start, end) + spare;
             const runs = write(map, pool, op.start, end, policy);
+            pool.promised = Infinity;
             let b = op.start;
             for (const run of runs) {
               assert.equal(run.start, b, "runs cover the write in order");
@@ -300,7 +309,9 @@ Deno.test("random operations equal a plain array of blocks; blocks are neither l
             }
             model = now;
           } else if (op.kind === "prealloc") {
+            pool.promised = unmappedBlocks(map, op.start, end);
             for (let b = op.start; b < end;) b = preallocateExtents(map, b, end, pool.allocate, 8);
+            pool.promised = Infinity;
             for (let b = op.start; b < end; b++) {
               if (model[b] === "hole") model[b] = "unwritten";
               else if (model[b] === "offline") model[b] = "reserved";
