@@ -49,8 +49,8 @@ export interface ServerStore {
   reclaim(rid: bigint): Promise<void>;
 
   /**
-   * Commands 1–3, 5, 6, 9–12, 14–18 of 04 §19.1 from client `rid`. The payload is copied before the call returns;
-   * the response is a buffer of its own. Rejects with FsError.
+   * Commands 1–3, 5, 6, 9–12, 14–18 of 04 §19.1 from client `rid`. The payload is copied before
+   * the call returns; the response is a buffer of its own. Rejects with FsError.
    */
   request(cmd: number, rid: bigint, payload: Uint8Array): Promise<Uint8Array>;
 }

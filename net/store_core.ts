@@ -137,7 +137,7 @@ export class StoreCore {
       ),
     });
     this.trees = [allocTree(0), allocTree(1)];
-    // 03 §14 steps 3 and 4: all four lists and both trees hold free blocks only, so any choice is safe.
+    // 03 §14 steps 3 and 4: all lists and both trees hold free blocks only, so any choice is safe.
     this.active = this.availHeads[1]!.totalNr > this.availHeads[0]!.totalNr ? 1 : 0;
     this.availRoot = this.metaRoots[1]!.totalLen > this.metaRoots[0]!.totalLen ? 1 : 0;
     this.counterValue = dirty.seq;
@@ -220,8 +220,8 @@ export class StoreCore {
   }
 
   /**
-   * Moves up to `total` blocks of free extents, within what this transaction can afford. False: call again after a
-   * commit. True: done, or `src` is empty.
+   * Moves up to `total` blocks of free extents, within what this transaction can afford. False: call
+   * again after a commit. True: done, or `src` is empty.
    */
   moveExtents(dst: AllocRoot, src: AllocRoot, total: number, zones?: Zones): boolean {
     if (total <= 0) return true;
@@ -265,8 +265,8 @@ export class StoreCore {
   // Work and commits
 
   /**
-   * Runs `step` until it is finished; resolves when a commit with all its effects is durable. `undo` takes back
-   * what must not stay in effect when that commit fails; most effects may (03 §15).
+   * Runs `step` until it is finished; resolves when a commit with all its effects is durable. `undo`
+   * takes back what must not stay in effect when that commit fails; most effects may (03 §15).
    */
   run(step: Step, undo?: () => void): Promise<void> {
     if (this.stopped) return Promise.reject(stoppedError());
@@ -326,7 +326,7 @@ export class StoreCore {
     return null;
   }
 
-  /** Commits until a step may begin (03 §13.3); each commit swaps lists and brings freed blocks nearer. */
+  /** Commits until a step may begin (03 §13.3): each swaps lists and brings freed blocks nearer. */
   private makeRoom(finished: Work[], unfinished: Work[]): void {
     for (let tries = 0;; tries++) {
       const { holdBudget, commitBudget } = this.metaPolicy;

@@ -2,8 +2,8 @@
  * Transactions of clients: GET_LOG_TREES, COMMIT_LOG_TREES and the retirement of a log tree
  * (03 §15.2, §15.3, §16.3, §20.2).
  *
- * The value of an existing log_trees item is changed in place, in a leaf made writable first: from then
- * on every prefix of a handler's changes is a consistent item. A client gets blocks from its
+ * The value of an existing log_trees item is changed in place, in a leaf made writable first: from
+ * then on every prefix of a handler's changes is a consistent item. A client gets blocks from its
  * item only by the answer, which waits for the commit; so the server may move blocks in and out of
  * a closed item freely, in as many commits as it takes, and opens the transaction in the last one.
  *
@@ -34,7 +34,7 @@ export function getLogTrees(core: StoreCore, rid: bigint, answer: LogTrees): Ste
   };
 }
 
-/** The writable item that `rid`'s next transaction uses: its newest, or a new one after a finalized one. */
+/** The writable item of `rid`'s next transaction: its newest, or a new one if that is finalized. */
 function openableLogTrees(core: StoreCore, rid: bigint): LogTrees {
   const newest = core.newestLogTrees(rid);
   if (newest !== null && !newest.lt.isFinalized) {
@@ -93,7 +93,8 @@ export function commitLogTrees(core: StoreCore, rid: bigint, sent: LogTrees): St
       throw new FsError(EIO, `log trees ${key}: commit of another transaction`);
     }
     if (item.isFinalized) throw new FsError(EIO, `log trees ${key} are finalized`); // T17
-    if (item.commitTransSeq === sent.getTransSeq) return true; // resent; waits for the commit all the same
+    // Resent. It waits for the commit all the same: what was found may be dirty only.
+    if (item.commitTransSeq === sent.getTransSeq) return true;
     const lt = writableLogTrees(core, key);
     if (sent.srchFile.blocks >= SRCH_LOG_BLOCK_LIMIT) rotateSrch(core, sent);
     lt.copyFrom(sent);

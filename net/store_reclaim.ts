@@ -111,8 +111,8 @@ const busyFrom = (rid: bigint): Key => Key.of(ZONE_SRCH, 0, TYPE_SRCH_BUSY, rid)
 const requestFrom = (rid: bigint): Key => Key.of(ZONE_LOG_MERGE_REQUEST, rid, 0);
 
 /**
- * BUSY compactions of `rid` wait for another client again, with the value of their last commit: lists
- * that hold every block the dead client may have written, and what is done of the work (T14).
+ * BUSY compactions of `rid` wait for another client again, with the value of their last commit:
+ * lists that hold every block the dead client may have written, and what is done of the work (T14).
  */
 function cancelCompactions(core: StoreCore, rid: bigint): void {
   const { tree, dirty } = core;

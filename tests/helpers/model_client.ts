@@ -61,7 +61,7 @@ export function openStore(
   seed = 1,
   options: Partial<StoreOptions> = {},
 ): ServerStore {
-  const buf = new Uint8Array(SM_SIZE);
+  const buf = dev.allocBuffer(SM_SIZE);
   dev.read(buf, SUPER_BLKNO * SM_SIZE);
   assert(blockCrcOk(buf), "the super block is torn");
   return openServerStore(dev, buf, { random: new SeededRandom(seed), ...options });
@@ -95,8 +95,9 @@ export class ModelClient {
     readonly dev: Device,
     public store: ServerStore,
     private readonly random: SeededRandom,
+    fsid = FSID,
   ) {
-    this.cache = new BlockCache(dev, FSID, { random });
+    this.cache = new BlockCache(dev, fsid, { random });
     this.writer = new BlockWriter(this.cache);
     this.alloc = this.allocator();
   }

@@ -1,7 +1,7 @@
 /**
- * An offline checker of the volume's books (03 §26.1–26.4): every metadata block has exactly one owner,
- * every data block is accounted for, counts equal what they count. It reads the device with the
- * format's codecs only, so that it shares no tree, list or allocator code with what it checks.
+ * An offline checker of the volume's books (03 §26.1–26.4): every metadata block has exactly one
+ * owner, every data block is accounted for, counts equal what they count. It reads the device with
+ * the format's codecs only, so that it shares no tree, list or allocator code with what it checks.
  */
 
 import {
@@ -102,6 +102,7 @@ interface Version {
 class Checker {
   private readonly problems: string[] = [];
   private readonly sb: SuperBlock;
+  private readonly scratch: Uint8Array;
   private readonly owner: (string | undefined)[];
   private readonly dataOwner: Uint8Array;
   private readonly resolved = new Map<string, Version>();
@@ -111,8 +112,8 @@ class Checker {
   private freeData = 0;
 
   constructor(private readonly dev: Device) {
-    const buf = new Uint8Array(SM_SIZE);
-    dev.read(buf, SUPER_BLKNO * SM_SIZE);
+    this.scratch = dev.allocBuffer(LG_SIZE);
+    const buf = this.fetch(SUPER_BLKNO * SM_SIZE, SM_SIZE);
     this.sb = SuperBlock.at(buf);
     this.owner = new Array<string | undefined>(this.sb.totalMetaBlocks);
     this.dataOwner = new Uint8Array(this.sb.totalDataBlocks);
@@ -181,19 +182,24 @@ class Checker {
     return true;
   }
 
+  /** A copy of `len` bytes of the device; direct I/O wants the device's own buffers. */
+  private fetch(off: number, len: number): Uint8Array {
+    const window = this.scratch.subarray(0, len);
+    this.dev.read(window, off);
+    return window.slice();
+  }
+
   private isLevelOne(blkno: number): boolean {
-    const buf = new Uint8Array(LG_SIZE);
-    this.dev.read(buf, blkno * LG_SIZE);
+    const buf = this.fetch(blkno * LG_SIZE, LG_SIZE);
     return BlockHeader.at(buf).magic === MAGIC_BTREE && blockLevel({ buf, v: viewOf(buf) }) === 1;
   }
 
   private read(ref: BlockRef, magic: number, what: string): BlockBytes | null {
-    const buf = new Uint8Array(LG_SIZE);
     if (ref.blkno < META_DEV_START_BLKNO || ref.blkno >= this.sb.totalMetaBlocks) {
       this.problem(`${what}: reference to block ${ref.blkno}`);
       return null;
     }
-    this.dev.read(buf, ref.blkno * LG_SIZE);
+    const buf = this.fetch(ref.blkno * LG_SIZE, LG_SIZE);
     const hdr = BlockHeader.at(buf);
     const bad = !blockCrcOk(buf)
       ? "crc"

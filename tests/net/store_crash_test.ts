@@ -1,6 +1,6 @@
 /**
- * The server crashes at every write that it and its clients make (03 §24): whatever reached the device, the
- * books balance, what was acknowledged is there, and the next server reclaims what was left.
+ * The server crashes at every write that it and its clients make (03 §24): whatever reached the
+ * device, the books balance, what was acknowledged is there, and the next server reclaims the rest.
  */
 
 import { deepStrictEqual as same, ok, strictEqual as equal } from "node:assert/strict";
