@@ -299,6 +299,30 @@ Deno.test("a cancelled operation stops waiting for a lock and leaves nothing pin
   for (const m of [a, b]) await unmount(cluster, m);
 });
 
+Deno.test("what an operation has pinned stays while it waits", async () => {
+  const cluster = await LocalCluster.make();
+  const [a, b] = [await mount(cluster), await mount(cluster)];
+  await a.fs.runner.run((op: Op) => op.lock(a.fs.locks.inode(5000), LOCK_WRITE));
+  let release = () => {};
+  const blocker = new Promise<void>((resolve) => release = resolve);
+  let runs = 0;
+  const held = a.fs.runner.run((op: Op) => {
+    op.lock(a.fs.locks.inode(5000), LOCK_WRITE);
+    if (++runs === 1) op.waitPinned(blocker);
+  });
+  let taken = false;
+  const waiting = Promise.resolve(
+    b.fs.runner.run((op: Op) => op.lock(b.fs.locks.inode(5000), LOCK_READ)),
+  ).then(() => taken = true);
+  await settle();
+  assert.equal(taken, false);
+  release();
+  await held;
+  await waiting;
+  assert.equal(runs, 2);
+  for (const m of [a, b]) await unmount(cluster, m);
+});
+
 Deno.test("locks asked for in opposite orders by two mounts do not deadlock", async () => {
   const cluster = await LocalCluster.make();
   const mounts = [await mount(cluster), await mount(cluster)];

@@ -1,9 +1,11 @@
 /** The client's transaction: write order, repeated steps, crashes at any point, space, the end. */
 
 import assert from "node:assert/strict";
+import { TYPE_INODE_INDEX_META_SEQ } from "../../format/constants.ts";
 import { EIO, ENOLINK, ENOSPC } from "../../format/errno.ts";
-import { xattrTotlKey } from "../../format/item_keys.ts";
+import { metaSeqKey, xattrTotlKey } from "../../format/item_keys.ts";
 import { XattrTotlVal } from "../../format/items.ts";
+import { Key } from "../../format/key.ts";
 import { LogTrees } from "../../format/log_trees.ts";
 import {
   CMD_COMMIT_LOG_TREES,
@@ -14,6 +16,7 @@ import {
   LOCK_WRITE_ONLY,
 } from "../../format/wire.ts";
 import { BlockCache } from "../../fs/block_cache.ts";
+import { forEachItem, walkBlocks } from "../../fs/btree.ts";
 import type { Device } from "../../fs/device.ts";
 import { FsError } from "../../fs/errors.ts";
 import { forEachLogTree } from "../../fs/forest.ts";
@@ -138,7 +141,6 @@ Deno.test("a failing step of a commit is repeated alone: totals count once", asy
     for (let n = 1; n < 300; n++) await put(m, n, new Uint8Array(100).fill(n), totl);
     const plan: { cmd: number; execute: boolean }[] = [];
     flaky(m.link, plan);
-    // 16: the log tree's leaves are read again (the cache may have them, then nothing fails).
     if (step === 0) cluster.meta.inject({ op: "write", kind: "fail", nth: 0 });
     if (step === 1) cluster.meta.inject({ op: "write", kind: "short", nth: 1 });
     if (step === 2) cluster.meta.inject({ op: "flush", kind: "fail", nth: 0 });
@@ -174,6 +176,94 @@ Deno.test("a failing step of a commit is repeated alone: totals count once", asy
     assert.deepEqual(checkOwnership(cluster.meta).problems, []);
     cluster.stop();
   }
+});
+
+/** Block numbers of the leaves of the newest log tree, and its test items' versions. */
+function logTree(cluster: LocalCluster): { leaves: number[]; seqs: Map<string, number> } {
+  const cache = new BlockCache(cluster.meta, cluster.store.fsid, { random: cluster.random });
+  const leaves: number[] = [];
+  const seqs = new Map<string, number>();
+  forEachLogTree({ cache }, cluster.superBlock().logsRoot, (window) => {
+    const { itemRoot } = LogTrees.at(window.bytes.slice());
+    walkBlocks({ cache }, itemRoot, (b) => {
+      if (b.level === 0) leaves.push(b.blkno);
+    });
+    forEachItem({ cache }, itemRoot, Key.ZEROS, (i) => void seqs.set(`${i.key}`, i.seq));
+  });
+  return { leaves, seqs };
+}
+
+Deno.test("insertion that fails between two leaves goes on where it stopped", async () => {
+  const cluster = await LocalCluster.make();
+  const m = await mount(cluster);
+  const { fs } = m;
+  const key = xattrTotlKey(1n, 2n, 3n);
+  const totl = (op: Op) => fs.items.delta(op, fs.locks.totl(), key, 5n, 1n);
+  for (let n = 0; n < 2000; n++) await put(m, n, new Uint8Array(100), totl);
+  await fs.trans.commit();
+  for (let n = 0; n < 2000; n += 10) await put(m, n, new Uint8Array(100).fill(1), totl);
+  const { leaves } = logTree(cluster);
+  assert.ok(leaves.length >= 4);
+  for (const blkno of leaves) fs.cache.drop(blkno);
+  cluster.meta.inject({ op: "read", kind: "fail", nth: 2 });
+  const commit = fs.trans.commit();
+  await settle();
+  await cluster.timers.advance(2500);
+  await commit;
+  assert.equal(m.lines.length, 1);
+  await unmount(cluster, m);
+  const cache = new BlockCache(cluster.meta, cluster.store.fsid, { random: cluster.random });
+  const total = collectItems(cache, cluster.superBlock()).find((i) => i.key.equals(key));
+  assert.ok(total !== undefined);
+  assert.equal(XattrTotlVal.at(total.val).count, 2200n);
+  assert.deepEqual(checkOwnership(cluster.meta).problems, []);
+});
+
+Deno.test("an item written for another object is newer than that object's lock", async () => {
+  const cluster = await LocalCluster.make();
+  const m = await mount(cluster);
+  const { fs } = m;
+  const t = fs.trans.seq;
+  const index = fs.locks.index(TYPE_INODE_INDEX_META_SEQ, t);
+  await fs.runner.run((op: Op) => op.lock(index, LOCK_WRITE_ONLY));
+  const inode = fs.locks.inode(INO);
+  await fs.runner.run((op: Op) => op.lock(inode, LOCK_WRITE));
+  assert.ok(inode.writeSeq > index.writeSeq && index.writeSeq > t);
+  await fs.runner.run((op: Op) => {
+    op.lock(index, LOCK_WRITE_ONLY);
+    op.lock(inode, LOCK_WRITE);
+    op.hold({ allocating: true });
+    op.apply();
+    fs.items.createForce(op, index, metaSeqKey(t, 1), new Uint8Array(0), inode);
+    fs.items.createForce(op, index, metaSeqKey(t, 2), new Uint8Array(0), null);
+    fs.items.deleteForce(op, index, metaSeqKey(t, 3), inode);
+  });
+  await fs.trans.commit();
+  const { seqs } = logTree(cluster);
+  const seqOf = (ino: number) => seqs.get(`${metaSeqKey(t, ino)}`);
+  assert.deepEqual([seqOf(1), seqOf(2), seqOf(3)], [
+    inode.writeSeq,
+    index.writeSeq,
+    inode.writeSeq,
+  ]);
+  await unmount(cluster, m);
+});
+
+Deno.test("scattered changes of a large log tree never exceed the metadata lists", async () => {
+  const cluster = await LocalCluster.make({ dataBytes: 64 << 20, metaBytes: 256 << 20 });
+  const m = await mount(cluster);
+  const count = 24000;
+  for (let n = 0; n < count; n++) await put(m, n, new Uint8Array(400));
+  await m.fs.trans.commit();
+  assert.ok(logTree(cluster).leaves.length > 150);
+  const random = new SeededRandom(4);
+  for (let i = 0; i < 1500; i++) {
+    await put(m, random.below(count), new Uint8Array(400).fill(i));
+    if (m.lines.length > 0) break;
+  }
+  assert.deepEqual(m.lines, []);
+  await unmount(cluster, m);
+  assert.deepEqual(checkOwnership(cluster.meta).problems, []);
 });
 
 Deno.test("after a crash at any point every operation is there whole or not at all", async () => {
