@@ -26,6 +26,8 @@ export class Gate {
 
   /** Throws ENOLINK when closed. */
   check(): void {
-    if (!this.open) throw new FsError(ENOLINK, "this mount was cut off: it writes and sends nothing");
+    if (!this.open) {
+      throw new FsError(ENOLINK, "this mount was cut off: it writes and sends nothing");
+    }
   }
 }

@@ -9,7 +9,7 @@ import { CMD_GREETING, CMD_LOCK, CMD_NAMES, Greeting, NetLock } from "../../form
 import { QuorumMessage } from "../../format/quorum.ts";
 import { encodeFrame, FrameReader, type Side, stampRecvSeq } from "../../net/frame.ts";
 import { MESSAGE_NAMES } from "../../net/quorum.ts";
-import { goldenOrSkip } from "../helpers/golden.ts";
+import { goldenFile, goldenTest } from "../helpers/golden.ts";
 
 interface Packet {
   src: string;
@@ -73,12 +73,11 @@ function transcript(text: string, protocol: "UDP" | "TCP"): Line[] {
 
 const errnoOfName: Record<string, number> = { "0": 0, ENOENT: 2 };
 
-Deno.test("captured datagrams decode to the transcript and are encoded the same", () => {
-  const pcap = goldenOrSkip("cluster.pcap");
-  const text = goldenOrSkip("cluster.transcript.txt");
-  if (pcap === null || text === null) return;
-  const datagrams = packets(Deno.readFileSync(pcap)).filter((p) => p.udp !== null);
-  const lines = transcript(Deno.readTextFileSync(text), "UDP");
+goldenTest("captured datagrams decode to the transcript and are encoded the same", () => {
+  const pcap = goldenFile("cluster.pcap");
+  const text = new TextDecoder().decode(goldenFile("cluster.transcript.txt"));
+  const datagrams = packets(pcap).filter((p) => p.udp !== null);
+  const lines = transcript(text, "UDP");
   assert.equal(datagrams.length, lines.length);
   assert.ok(lines.length > 50);
   // The order of capture and transcript is the same.
@@ -100,13 +99,12 @@ Deno.test("captured datagrams decode to the transcript and are encoded the same"
   });
 });
 
-Deno.test("captured frames decode to the transcript and are encoded the same", () => {
-  const pcap = goldenOrSkip("cluster.pcap");
-  const text = goldenOrSkip("cluster.transcript.txt");
-  if (pcap === null || text === null) return;
-  const lines = transcript(Deno.readTextFileSync(text), "TCP");
+goldenTest("captured frames decode to the transcript and are encoded the same", () => {
+  const pcap = goldenFile("cluster.pcap");
+  const text = new TextDecoder().decode(goldenFile("cluster.transcript.txt"));
+  const lines = transcript(text, "TCP");
   const streams = new Map<string, { next: number; bytes: number[]; src: string }>();
-  for (const { src, tcp } of packets(Deno.readFileSync(pcap))) {
+  for (const { src, tcp } of packets(pcap)) {
     if (tcp === null) continue;
     const s = streams.get(tcp.flow);
     if (tcp.syn) streams.set(tcp.flow, { next: (tcp.seq + 1) >>> 0, bytes: [], src });
