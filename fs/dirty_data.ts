@@ -81,13 +81,6 @@ export class DirtyData {
     return this.#slots.size > 0 && this.#slots.has(blkno);
   }
 
-  /** Whether any of the blocks is here. */
-  hasAny(blkno: number, len: number): boolean {
-    if (this.#slots.size === 0) return false;
-    for (let i = 0; i < len; i++) if (this.#slots.has(blkno + i)) return true;
-    return false;
-  }
-
   /** The dirty page of a block, live; null when the device has the truth. */
   page(blkno: number): Uint8Array | null {
     const slot = this.#slots.get(blkno);
@@ -146,20 +139,6 @@ export class DirtyData {
   /** For commits: writes everything. */
   write(): void {
     this.flush();
-  }
-
-  /** Writes the pages of [blkno, blkno+len); throws DeviceError. */
-  flushRange(blkno: number, len: number): void {
-    let n = 0;
-    for (let b = blkno; b < blkno + len; b++) {
-      if (!this.has(b)) continue;
-      this.#step[n++] = b;
-      if (n === STEP_PAGES) {
-        this.#writePages(this.#step);
-        n = 0;
-      }
-    }
-    if (n > 0) this.#writePages(this.#step.subarray(0, n));
   }
 
   #at(slot: number): Uint8Array {

@@ -8,7 +8,7 @@ import type { Fs } from "../fs.ts";
 import { getInode, type InodeHandle, isDir } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { nextExtent } from "./extent_items.ts";
-import { type AllocateData, isOffline, isOnline } from "./extents.ts";
+import { type AllocateData, firstOffline, isOnline } from "./extents.ts";
 import type { RequestId } from "./wait.ts";
 
 /** Offsets are exact JS numbers: what we write ends below 8 PiB. EFBIG beyond. */
@@ -38,13 +38,9 @@ export function offlineIn(
   end: number,
 ): OfflineWait | null {
   if (h.inode.offlineBlocks === 0) return null;
-  for (let b = first; b < end;) {
-    const e = nextExtent(op, fs, h, b);
-    if (e === null || e.start >= end) break;
-    if (isOffline(e.flags)) return new OfflineWait(Math.max(e.start, b), fs.waiters.changes);
-    b = e.start + e.len;
-  }
-  return null;
+  const map = { next: (block: number) => nextExtent(op, fs, h, block) };
+  const block = firstOffline(map, first, end);
+  return block < 0 ? null : new OfflineWait(block, fs.waiters.changes);
 }
 
 /** Repeats `attempt` until it no longer meets offline data. Call it with nothing claimed. */

@@ -9,9 +9,11 @@ import { errnoError, FsError } from "../errors.ts";
 import { EINTR } from "../../format/errno.ts";
 
 /** Operation bits of waiters (05 §7.2). */
-export const WAIT_READ = 1;
-export const WAIT_WRITE = 2;
-export const WAIT_CHANGE_SIZE = 4;
+export {
+  IOC_WAIT_OP_CHANGE_SIZE as WAIT_CHANGE_SIZE,
+  IOC_WAIT_OP_READ as WAIT_READ,
+  IOC_WAIT_OP_WRITE as WAIT_WRITE,
+} from "../../format/ioctl.ts";
 
 /** Names a request so that a signal finds its wait: the FUSE request's unique number. */
 export type RequestId = number | bigint;

@@ -43,7 +43,7 @@ Deno.test("dirty data: what cannot be written stays dirty", () => {
 
 Deno.test("dirty data: random pages, drops and flushes equal a plain map", () => {
   const opArb = fc.record({
-    kind: fc.constantFrom("put", "put", "put", "drop", "step", "range", "flush"),
+    kind: fc.constantFrom("put", "put", "put", "drop", "step", "flush"),
     at: fc.nat(700),
     len: fc.oneof(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 1, max: 400 })),
     byte: fc.integer({ min: 1, max: 255 }),
@@ -63,14 +63,6 @@ Deno.test("dirty data: random pages, drops and flushes equal a plain map", () =>
         } else if (op.kind === "drop") {
           dirty.drop(op.at, op.len);
           for (let b = op.at; b < op.at + op.len; b++) memory.delete(b);
-        } else if (op.kind === "range") {
-          dirty.flushRange(op.at, op.len);
-          for (let b = op.at; b < op.at + op.len; b++) {
-            const byte = memory.get(b);
-            if (byte === undefined) continue;
-            disk.set(b, byte);
-            memory.delete(b);
-          }
         } else if (op.kind === "step") {
           const before = memory.size;
           assert.equal(dirty.flushStep(), before > 256);
