@@ -221,5 +221,5 @@ export function lockIndexItems(op: Op, fs: Fs, h: InodeHandle): void {
 
 /** The file type of a directory entry for `mode` (02 §7.1): FIFO 0 … SOCK 6. */
 export function direntType(mode: number): number {
-  return ((mode & S_IFMT) >> 13);
+  return (mode & S_IFMT) >> 13;
 }

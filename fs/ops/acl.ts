@@ -153,7 +153,7 @@ export interface InheritedAcl {
 const NONE: InheritedAcl["xattrs"] = [];
 
 /** Nothing inherited, the mode as asked for. */
-export const NO_ACL = (mode: number): InheritedAcl => ({ mode, xattrs: NONE, items: 0 });
+export const noAcl = (mode: number): InheritedAcl => ({ mode, xattrs: NONE, items: 0 });
 
 /** 02 §13.3, for anything but symlinks: the default ACL of `parent`, or else the umask. */
 export function inheritAcl(
@@ -165,7 +165,7 @@ export function inheritAcl(
   caller: Caller,
 ): InheritedAcl {
   const acl = fs.options.acl ? storedAcl(op, fs, parent, XATTR_NAME_ACL_DEFAULT) : null;
-  if (acl === null) return NO_ACL(mode & ~(caller.umask & PERMISSION_BITS));
+  if (acl === null) return noAcl(mode & ~(caller.umask & PERMISSION_BITS));
   const xattrs: { hash: number; whole: Uint8Array }[] = [];
   const add = (name: Uint8Array, a: Acl): void => {
     xattrs.push({ hash: xattrNameHash(name), whole: encodeXattr(name, encodeAcl(a)) });

@@ -55,7 +55,7 @@ import {
 } from "../inode.ts";
 import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
-import { inheritAcl, type InheritedAcl, NO_ACL, storeInheritedAcl } from "./acl.ts";
+import { inheritAcl, type InheritedAcl, noAcl, storeInheritedAcl } from "./acl.ts";
 import {
   addLink,
   checkName,
@@ -153,7 +153,7 @@ function prepareInode(
     fs.quota.check({ op: QUOTA_OP_INODE, proj: from.proj, uid: caller.uid, gid });
   }
   if (setgid && directory) mode |= S_ISGID;
-  const acl = isLnk(mode) ? NO_ACL(mode) : inheritAcl(op, fs, parent, mode, gid, caller);
+  const acl = isLnk(mode) ? noAcl(mode) : inheritAcl(op, fs, parent, mode, gid, caller);
 
   const h = InodeHandle.fresh(op, fs, ino, lock);
   const inode = h.edit();
