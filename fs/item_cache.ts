@@ -21,9 +21,9 @@ import { ZONE_XATTR_TOTL } from "../format/constants.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../format/wire.ts";
 import type { BlockCache } from "./block_cache.ts";
 import { assert, AssertionError, CorruptError, StaleError } from "./errors.ts";
+import { DirtyItems, leafBytes } from "./dirty_items.ts";
 import { readForest } from "./forest.ts";
 import {
-  comparePages,
   ITEM_DELETED,
   ITEM_DELTA,
   ITEM_DIRTY,
@@ -33,6 +33,7 @@ import {
 } from "./item_page.ts";
 import { type ClusterLock, readable } from "./lock_client.ts";
 import type { Op } from "./op.ts";
+import { PageQueue } from "./page_queue.ts";
 import type { Roots } from "./roots.ts";
 
 /**
@@ -56,14 +57,6 @@ export class Item {
   }
 }
 
-/** An item as a commit writes it. */
-export interface DirtyItem {
-  key: Key;
-  seq: number;
-  flags: number;
-  val: Uint8Array;
-}
-
 /** An item as the trees give it. */
 export interface ReadItem {
   readonly key: Key;
@@ -72,13 +65,8 @@ export interface ReadItem {
 }
 
 const EMPTY = new Uint8Array(0);
-/** Flag of deletion items in log trees. */
-const LOG_ITEM_DELETION = 1;
 /** Items of a page that is filled by a read: room for some more. */
 const FILL_ITEMS = 96;
-
-/** Bytes of an item in a btree leaf. */
-export const leafBytes = (len: number): number => 56 + (len + 7 & ~7);
 
 /** Fails an assertion about an item; the message costs nothing before that. */
 function broken(key: Key, what: string): never {
@@ -86,17 +74,9 @@ function broken(key: Key, what: string): never {
 }
 
 export class ItemCache {
-  /** Memory of all pages. */
-  #bytes = 0;
-  #oldest: Page | null = null;
-  #newest: Page | null = null;
-  #pages = 0;
-
-  #dirtyPages: Page[] = [];
-  /** Pages that became dirty, or longer while dirty, since the last scan. */
-  #unscanned: Page[] = [];
-  #dirtyItems = 0;
-  #dirtyBytes = 0;
+  readonly #queue = new PageQueue();
+  /** @internal What the open transaction must write. */
+  readonly dirty = new DirtyItems();
   /** The open transaction. */
   #transSeq = 0;
 
@@ -109,22 +89,18 @@ export class ItemCache {
 
   /** Memory of all pages. */
   get bytes(): number {
-    return this.#bytes;
+    return this.#queue.bytes;
   }
   get pages(): number {
-    return this.#pages;
+    return this.#queue.count;
   }
   /** Items that the open transaction must write. */
   get dirtyItems(): number {
-    return this.#dirtyItems;
+    return this.dirty.count;
   }
   /** What these take in btree leaves. */
   get dirtyBytes(): number {
-    return this.#dirtyBytes;
-  }
-  /** Pages with dirty items: 03 §9.6. */
-  get dirtyPages(): number {
-    return this.#dirtyPages.length;
+    return this.dirty.bytes;
   }
 
   // ---- gathering ----
@@ -268,7 +244,7 @@ export class ItemCache {
       }
       page.pin = pin;
       fresh.push(page);
-      this.#link(page);
+      this.#queue.add(page);
       at = next;
       if (at < stop) from = items[at]!.key;
     } while (at < stop);
@@ -291,7 +267,7 @@ export class ItemCache {
       before.count < PAGE_MAX_ITEMS - 16 && before.compareEnd(start.dec()) === 0
     ) {
       before.end = end;
-      if (before.listed) this.#toScan(before);
+      this.dirty.extended(before);
       return;
     }
     this.addRead(lock, start, end, []);
@@ -446,7 +422,7 @@ export class ItemCache {
     );
     page.blind = true;
     lock.pages.splice(i + 1, 0, page);
-    this.#link(page);
+    this.#queue.add(page);
     return page;
   }
 
@@ -458,9 +434,9 @@ export class ItemCache {
       const at = i === page.count ? page.count - 1 : page.count >> 1;
       const right = page.split(at);
       lock.pages.splice(this.#indexOf(lock, page.start) + 1, 0, right);
-      this.#link(right);
-      if (right.dirty > 0) this.#list(right);
-      this.#bytes += page.bytes - before;
+      this.#queue.add(right);
+      if (right.dirty > 0) this.dirty.list(right);
+      this.#queue.bytes += page.bytes - before;
       // The key before the right page's first one belongs to the left page's range.
       if (i > at) {
         page = right;
@@ -470,108 +446,43 @@ export class ItemCache {
     }
     page.insert(i, key, seq, flags, val);
     page.recent = true;
-    page.dirty++;
-    this.#dirtyItems++;
-    this.#dirtyBytes += leafBytes(val.length);
-    this.#list(page);
-    this.#bytes += page.bytes - before;
+    this.dirty.add(page, val.length);
+    this.#queue.bytes += page.bytes - before;
   }
 
   #set(page: Page, i: number, key: Key, seq: number, flags: number, val: Uint8Array): void {
     const before = page.bytes;
     const old = page.length(i);
     if ((page.flags(i) & ITEM_DIRTY) === 0) {
-      page.dirty++;
-      this.#dirtyItems++;
-      this.#dirtyBytes += leafBytes(val.length);
-      this.#list(page);
+      this.dirty.add(page, val.length);
     } else {
-      this.#dirtyBytes += leafBytes(val.length) - leafBytes(old);
+      this.dirty.bytes += leafBytes(val.length) - leafBytes(old);
     }
     if (val.length > old && page.count > 1 && !page.hasRoom(val.length - old)) {
       // The page would become too large: the item moves through a split.
       const copy = val.slice();
-      page.dirty--;
-      this.#dirtyItems--;
-      this.#dirtyBytes -= leafBytes(val.length);
+      this.dirty.remove(page, val.length);
       page.remove(i);
       this.#insert(page, i, key, seq, flags, copy);
       return;
     }
     page.set(i, seq, flags, val);
     page.recent = true;
-    this.#bytes += page.bytes - before;
+    this.#queue.bytes += page.bytes - before;
   }
 
   /** Removes an item without a trace. */
   #forget(page: Page, i: number): void {
-    if ((page.flags(i) & ITEM_DIRTY) !== 0) {
-      page.dirty--;
-      this.#dirtyItems--;
-      this.#dirtyBytes -= leafBytes(page.length(i));
-    }
+    if ((page.flags(i) & ITEM_DIRTY) !== 0) this.dirty.remove(page, page.length(i));
     page.remove(i);
-  }
-
-  #list(page: Page): void {
-    if (page.listed) return;
-    page.listed = true;
-    this.#dirtyPages.push(page);
-    this.#toScan(page);
-  }
-
-  #toScan(page: Page): void {
-    if (page.unscanned) return;
-    page.unscanned = true;
-    this.#unscanned.push(page);
-  }
-
-  /** @internal Shows every dirty page again whose range was not shown as it is now. */
-  scanDirtyPages(visit: (page: Page) => void): void {
-    for (let page = this.#unscanned.at(-1); page !== undefined; page = this.#unscanned.at(-1)) {
-      visit(page);
-      this.#unscanned.pop();
-      page.unscanned = false;
-    }
   }
 
   // ---- commit (03 §9.4, §9.5) ----
 
   /** @internal A transaction opened: items changed from now on belong to it. */
   beginTransaction(seq: number): void {
-    assert(this.#dirtyItems === 0, "a transaction opens while items of the last one are dirty");
+    assert(this.dirty.count === 0, "a transaction opens while items of the last one are dirty");
     this.#transSeq = seq;
-  }
-
-  /** @internal All dirty items in key order, in lists of about `chunk`; no change may interleave. */
-  *collectDirty(chunk: number): Generator<DirtyItem[]> {
-    const pages = this.#dirtyPages.filter((p) => p.dirty > 0);
-    pages.sort(comparePages);
-    let list: DirtyItem[] = [];
-    for (const page of pages) {
-      for (let i = 0; i < page.count; i++) {
-        const flags = page.flags(i);
-        if ((flags & ITEM_DIRTY) === 0) continue;
-        list.push({
-          key: page.key(i),
-          seq: page.seq(i),
-          flags: (flags & ITEM_DELETED) !== 0 ? LOG_ITEM_DELETION : 0,
-          val: page.val(i),
-        });
-      }
-      if (list.length >= chunk) {
-        yield list;
-        list = [];
-      }
-    }
-    if (list.length > 0) yield list;
-  }
-
-  /** @internal The locks whose items are dirty. */
-  dirtyLocks(): Set<ClusterLock> {
-    const locks = new Set<ClusterLock>();
-    for (const page of this.#dirtyPages) if (page.dirty > 0) locks.add(page.lock);
-    return locks;
   }
 
   /**
@@ -579,29 +490,22 @@ export class ItemCache {
    * done.
    */
   markClean(pages: number): boolean {
-    const list = this.#dirtyPages;
     const packed = new Set<ClusterLock>();
-    for (let n = 0; n < pages && list.length > 0; n++) {
-      const page = list.pop()!;
-      page.listed = false;
+    let page: Page | null = null;
+    for (let n = 0; n < pages && (page = this.dirty.takePage()) !== null; n++) {
       if (!page.attached) continue;
-      const emptied = page.count;
+      const before = page.count;
       page.markClean();
       if (page.blind) {
         // Nothing can be looked up here: only memory is lost by forgetting it.
         page.count = 0;
         packed.add(page.lock);
-      } else if (page.count < emptied && page.count < PAGE_MAX_ITEMS / 4) {
+      } else if (page.count < before && page.count < PAGE_MAX_ITEMS / 4) {
         packed.add(page.lock);
       }
     }
     for (const lock of packed) this.#pack(lock);
-    if (list.length > 0) return false;
-    for (const page of this.#unscanned) page.unscanned = false;
-    this.#unscanned = [];
-    this.#dirtyItems = 0;
-    this.#dirtyBytes = 0;
-    return true;
+    return page === null;
   }
 
   /** Joins neighbouring pages that became small; forgets clean blind ones. */
@@ -610,7 +514,7 @@ export class ItemCache {
     let kept = 0;
     for (const page of pages) {
       if (page.blind && page.count === 0) {
-        this.#unlink(page);
+        this.#queue.remove(page);
         continue;
       }
       const last = kept > 0 ? pages[kept - 1]! : null;
@@ -621,8 +525,8 @@ export class ItemCache {
       ) {
         const before = last.bytes;
         last.absorb(page);
-        this.#bytes += last.bytes - before;
-        this.#unlink(page);
+        this.#queue.bytes += last.bytes - before;
+        this.#queue.remove(page);
         continue;
       }
       pages[kept++] = page;
@@ -636,7 +540,7 @@ export class ItemCache {
   dropItems(lock: ClusterLock): void {
     for (const page of lock.pages) {
       assert(page.dirty === 0, `${lock} is lost with dirty items`);
-      this.#unlink(page);
+      this.#queue.remove(page);
     }
     lock.pages = [];
   }
@@ -644,21 +548,20 @@ export class ItemCache {
   /** @internal Between operations: gives clean pages up, oldest first, while over the limit. */
   trim(): void {
     let looks = 32;
-    while (this.#bytes > this.limits.itemCacheBytes && looks-- > 0) {
-      const page = this.#oldest;
+    while (this.#queue.bytes > this.limits.itemCacheBytes && looks-- > 0) {
+      const page = this.#queue.oldest;
       if (page === null) return;
       if (page.pin !== null && !page.pin.live) page.pin = null;
       if (page.recent || page.dirty > 0 || page.listed || page.pin !== null) {
         page.recent = false;
-        this.#unqueue(page);
-        this.#enqueue(page);
+        this.#queue.moveToEnd(page);
         continue;
       }
       const { lock } = page;
       const i = this.#indexOf(lock, page.start);
       assert(lock.pages[i] === page, "a page is not where its lock has it");
       lock.pages.splice(i, 1);
-      this.#unlink(page);
+      this.#queue.remove(page);
     }
   }
 
@@ -682,35 +585,6 @@ export class ItemCache {
     if (i < 0) return null;
     const page = lock.pages[i]!;
     return page.compareEnd(key) >= 0 ? page : null;
-  }
-
-  #link(page: Page): void {
-    this.#bytes += page.bytes;
-    this.#pages++;
-    this.#enqueue(page);
-  }
-
-  #unlink(page: Page): void {
-    this.#bytes -= page.bytes;
-    this.#pages--;
-    page.attached = false;
-    this.#unqueue(page);
-  }
-
-  #enqueue(page: Page): void {
-    page.older = this.#newest;
-    page.newer = null;
-    if (this.#newest !== null) this.#newest.newer = page;
-    else this.#oldest = page;
-    this.#newest = page;
-  }
-
-  #unqueue(page: Page): void {
-    if (page.older !== null) page.older.newer = page.newer;
-    else this.#oldest = page.newer;
-    if (page.newer !== null) page.newer.older = page.older;
-    else this.#newest = page.older;
-    page.older = page.newer = null;
   }
 
   /** Checks every invariant that can be seen from a lock's pages; for tests. */
@@ -747,7 +621,10 @@ export class ItemCache {
         last = end;
       }
     }
-    assert(bytes === this.#bytes && pages === this.#pages, "memory of pages is miscounted");
-    assert(dirty === this.#dirtyItems, "dirty items are miscounted");
+    assert(
+      bytes === this.#queue.bytes && pages === this.#queue.count,
+      "memory of pages is miscounted",
+    );
+    assert(dirty === this.dirty.count, "dirty items are miscounted");
   }
 }

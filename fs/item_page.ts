@@ -93,7 +93,7 @@ export class Page {
   dirty = 0;
   /** It is in the list of dirty pages. */
   listed = false;
-  /** In the list of pages that `scanDirtyPages` has not shown yet. */
+  /** In the list of pages that `DirtyItems.scan` has not shown yet. */
   unscanned = false;
   /** Covered by a WRITE_ONLY lock without having been read. */
   blind = false;

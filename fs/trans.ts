@@ -26,7 +26,7 @@ import { DataAllocator, type DataPiece } from "./data_alloc.ts";
 import type { Device } from "./device.ts";
 import { sleep, type TimerId, type Timers } from "./env.ts";
 import { assert, AssertionError, errnoError, errnoOf, FsError, noSpace } from "./errors.ts";
-import type { DirtyItem, ItemCache } from "./item_cache.ts";
+import type { ItemCache } from "./item_cache.ts";
 import type { ServerLink } from "./link.ts";
 import { type AllocTree, ListAllocator } from "./meta_alloc.ts";
 import type { Op } from "./op.ts";
@@ -416,7 +416,7 @@ export class Trans {
     const { items } = this.env;
     if (items.dirtyItems === 0) return;
     let maxSeq = 0;
-    for (const list of items.collectDirty(INSERT_CHUNK)) {
+    for (const list of items.dirty.collect(INSERT_CHUNK)) {
       for (const item of list) if (item.seq > maxSeq) maxSeq = item.seq;
       const progress = { done: 0 };
       await this.#step("writing items", () => insertList(tree, lt.itemRoot, list, progress));
@@ -425,7 +425,7 @@ export class Trans {
     lt.maxItemSeq = maxSeq;
     const { nr } = lt;
     await this.#step("writing the bloom filter", () => {
-      for (const lock of items.dirtyLocks()) {
+      for (const lock of items.dirty.locks()) {
         if (lock.bloomNr === nr) continue;
         setBloom(tree, lt.bloomRef, lock.start);
         lock.bloomNr = nr;
@@ -505,5 +505,3 @@ export class Trans {
     this.#deadline = null;
   }
 }
-
-export type { DirtyItem };

@@ -56,7 +56,7 @@ export class Room {
     const places = Math.min(more, OP_PLACES + Math.ceil(more / 32));
     if (this.#need(height, this.items.dirtyItems + places, more) <= room) return true;
     if (height === 0) return false;
-    this.items.scanDirtyPages((page) => this.#look(page));
+    this.items.dirty.scan((page) => this.#look(page));
     return this.#need(height, this.#leaves.size + this.#scattered + places, more) <= room;
   }
 
