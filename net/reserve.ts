@@ -43,8 +43,9 @@ export interface MetaPolicy {
   /** Blocks that one step of moving extents may use (03 §5.3). */
   moveBudget: number;
   /**
-   * Numbers that the idle freed list may hold before they are brought back to `meta_alloc[F]`, unless
-   * space is short: emptying it scatters over that tree's leaves, each of which the commit writes.
+   * Numbers that the idle freed list may hold before they are brought back to `meta_alloc[F]`,
+   * unless space is short: emptying it scatters over that tree's leaves, each of which the commit
+   * writes.
    */
   drainAt: number;
   /** `meta_alloc[A]` at or below this is LOW: clients refuse allocating operations. */
@@ -94,7 +95,9 @@ export function metaPolicy(totalBlocks: number, clients: number): MetaPolicy {
 }
 
 export interface DataPolicy {
-  /** A client's pool is refilled to `target` when it has fewer than `low`; LOW if it then still has. */
+  /**
+   * A client's pool is refilled to `target` when it has fewer than `low`; LOW if it then still has.
+   */
   low: number;
   target: number;
 }

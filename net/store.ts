@@ -9,8 +9,8 @@
  *   store_misc.ts       everything small                     03 §15
  *
  * Log merging (03 §17, §19) and srch compaction (§20.4, §20.6) are not served: clients are
- * told that there is no work. What another server left of them in the volume is preserved, and taken
- * back from departed clients by reclaim, so that such a server can go on at any time.
+ * told that there is no work. What another server left of them in the volume is preserved, and
+ * taken back from departed clients by reclaim, so that such a server can go on at any time.
  */
 
 import type { InetAddr } from "../format/block.ts";
@@ -40,7 +40,7 @@ import type { Device } from "../fs/device.ts";
 import { FsError } from "../fs/errors.ts";
 import type { MountedClient, ServerStore } from "./store_api.ts";
 import { StoreCore, type StoreOptions } from "./store_core.ts";
-import { commitLogTrees, getLogTrees } from "./store_log_trees.ts";
+import { checkNumbers, commitLogTrees, getLogTrees } from "./store_log_trees.ts";
 import {
   allocInodes,
   changeVolopt,
@@ -140,9 +140,12 @@ class Store implements ServerStore {
         await core.run(getLogTrees(core, rid, answer));
         return answer.bytes;
       }
-      case CMD_COMMIT_LOG_TREES:
-        await core.run(commitLogTrees(core, rid, LogTrees.at(sized(payload, LogTrees.SIZE))));
+      case CMD_COMMIT_LOG_TREES: {
+        const sent = LogTrees.at(sized(payload, LogTrees.SIZE));
+        checkNumbers(sent);
+        await core.run(commitLogTrees(core, rid, sent));
         return EMPTY;
+      }
       case CMD_ALLOC_INODES: {
         const answer = NetAllocInodes.alloc();
         const count = view(sized(payload, 8)).getBigUint64(0, true);
@@ -166,6 +169,7 @@ class Store implements ServerStore {
       }
       case CMD_RESIZE_DEVICES: {
         const wanted = NetResizeDevices.at(sized(payload, NetResizeDevices.SIZE));
+        checkSizes(wanted);
         await core.run(resizeDevices(core, wanted));
         return EMPTY;
       }
@@ -178,6 +182,14 @@ class Store implements ServerStore {
       default:
         throw new FsError(EIO, `command ${cmd} is not the store's`);
     }
+  }
+}
+
+/** Block counts beyond 2^53 are beyond every device. */
+function checkSizes(wanted: NetResizeDevices): void {
+  const v = wanted.v;
+  for (const o of [wanted.o, wanted.o + 8]) {
+    if (v.getUint32(o + 4, true) > 0xf_ffff) throw new FsError(EINVAL, "no device has that size");
   }
 }
 

@@ -26,7 +26,9 @@ export interface ServerStore {
   /** Metadata blocks that allocating operations must leave (03 §13.4), for statfs_more. */
   readonly reservedMetaBlocks: number;
 
-  /** Background work of a starting server: orphan log trees (03 §16.4). Run once, before `request`. */
+  /**
+   * Background work of a starting server: orphan log trees (03 §16.4). Run once, before `request`.
+   */
   start(): Promise<void>;
   /** No commit is written from now on; pending requests fail with ENOLINK. */
   stop(): void;

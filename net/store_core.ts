@@ -12,8 +12,9 @@
  *   is reported to all who wait; what is dirty stays so and the next commit starts over. Blocks
  *   that were written are clean by then and move again when changed, so that a super that reached
  *   the device in spite of the error stays valid.
- * - Steps of work run one after the other; whatever a step leaves behind, also when it throws, is
- *   consistent, because it will be in the next commit (03 T18).
+ * - Steps of work run one after the other; whatever a step leaves behind, also when it throws an
+ *   FsError, is consistent, because it will be in the next commit (03 T18). Anything else that is
+ *   thrown is a defect: the store stops without writing, and the server with it.
  */
 
 import type { AllocListHead, AllocRoot } from "../format/alloc.ts";
@@ -41,7 +42,9 @@ import { type DataPolicy, dataPolicy, type MetaPolicy, metaPolicy } from "./rese
 export interface StoreOptions {
   /** Block seqs. */
   random: Random;
-  /** How many clients share the volume, for reserves; mounted-client items are counted without it. */
+  /**
+   * How many clients share the volume, for reserves; mounted-client items are counted without it.
+   */
   clientCount?: () => number;
   /** Sends SYNC_LOG_TREES to a client (03 §16.2); unknown or disconnected ones are ignored. */
   sendSync?: (rid: bigint) => void;
@@ -220,8 +223,8 @@ export class StoreCore {
   }
 
   /**
-   * Moves up to `total` blocks of free extents, within what this transaction can afford. False: call
-   * again after a commit. True: done, or `src` is empty.
+   * Moves up to `total` blocks of free extents, within what this transaction can afford. False:
+   * call again after a commit. True: done, or `src` is empty.
    */
   moveExtents(dst: AllocRoot, src: AllocRoot, total: number, zones?: Zones): boolean {
     if (total <= 0) return true;
@@ -255,7 +258,9 @@ export class StoreCore {
     return { key: item.key, lt };
   }
 
-  /** Visits the log_trees items of the dirty super in key order; the view is only valid in the call. */
+  /**
+   * Visits the log_trees items of the dirty super in key order; the view is only valid in the call.
+   */
   forEachLogTrees(visit: (lt: LogTrees, key: Key) => void): void {
     forEachItem(this.readTree, this.dirty.logsRoot, Key.ZEROS, (item) => {
       visit(LogTrees.at(exactly(item.val, LogTrees.SIZE, item.key)), item.key);
@@ -265,8 +270,9 @@ export class StoreCore {
   // Work and commits
 
   /**
-   * Runs `step` until it is finished; resolves when a commit with all its effects is durable. `undo`
-   * takes back what must not stay in effect when that commit fails; most effects may (03 §15).
+   * Runs `step` until it is finished; resolves when a commit with all its effects is durable.
+   * `undo` takes back what must not stay in effect when that commit fails; most effects may (03
+   * §15).
    */
   run(step: Step, undo?: () => void): Promise<void> {
     if (this.stopped) return Promise.reject(stoppedError());
@@ -303,6 +309,7 @@ export class StoreCore {
         (work.step() ? finished : unfinished).push(work);
       } catch (e) {
         work.reject(e);
+        if (!(e instanceof FsError)) this.stop(); // a defect: nothing that it touched may be written
       }
     }
     if (finished.length + unfinished.length > 0) this.commitFor(finished, unfinished);
@@ -310,7 +317,9 @@ export class StoreCore {
     if (this.queue.length > 0) this.schedule();
   }
 
-  /** Commits and answers. On failure every work of the batch learns of it; the error is returned. */
+  /**
+   * Commits and answers. On failure every work of the batch learns of it; the error is returned.
+   */
   private commitFor(finished: Work[], unfinished: Work[]): { error: unknown } | null {
     try {
       this.commit();

@@ -11,6 +11,7 @@
  * starts no merges may leave it out (§28 point 6), and this one does not start any yet.
  */
 
+import { FormatError } from "../format/bytes.ts";
 import { ALLOC_FLAG_LOW, LOG_TREES_FINALIZED, SRCH_LOG_BLOCK_LIMIT } from "../format/constants.ts";
 import { EINVAL, EIO, ENOENT } from "../format/errno.ts";
 import type { Key } from "../format/key.ts";
@@ -58,7 +59,9 @@ export function writableLogTrees(core: StoreCore, key: Key): LogTrees {
   );
 }
 
-/** Takes back what the client freed and gives it what it may use. False: continue after a commit. */
+/**
+ * Takes back what the client freed and gives it what it may use. False: continue after a commit.
+ */
 function refill(core: StoreCore, lt: LogTrees): boolean {
   const { dirty } = core;
   core.splice(lt.metaFreed);
@@ -95,12 +98,33 @@ export function commitLogTrees(core: StoreCore, rid: bigint, sent: LogTrees): St
     if (item.isFinalized) throw new FsError(EIO, `log trees ${key} are finalized`); // T17
     // Resent. It waits for the commit all the same: what was found may be dirty only.
     if (item.commitTransSeq === sent.getTransSeq) return true;
+    if (sent.flags !== item.flags) {
+      throw new FsError(EINVAL, `log trees ${key}: flags were changed`);
+    }
     const lt = writableLogTrees(core, key);
     if (sent.srchFile.blocks >= SRCH_LOG_BLOCK_LIMIT) rotateSrch(core, sent);
     lt.copyFrom(sent);
     lt.commitTransSeq = sent.getTransSeq;
     return true;
   };
+}
+
+/**
+ * Refuses numbers that no volume can have (EINVAL): stored, they would stop every later reader of
+ * the tree. The roots and lists themselves are the client's business (03 §15.3).
+ */
+export function checkNumbers(sent: LogTrees): void {
+  const numbers = (): number =>
+    sent.metaAvail.totalNr + sent.metaFreed.totalNr + sent.dataAvail.totalLen +
+    sent.dataFreed.totalLen + sent.srchFile.blocks + sent.srchFile.entries + sent.nr +
+    sent.dataAllocZoneBlocks + sent.inodeCountDelta + sent.getTransSeq + sent.commitTransSeq +
+    sent.maxItemSeq + sent.finalizeSeq + sent.flags;
+  try {
+    numbers();
+  } catch (e) {
+    if (e instanceof FormatError) throw new FsError(EINVAL, `committed log trees: ${e.message}`);
+    throw e;
+  }
 }
 
 /** Makes the tree's srch file a LOG item and the field empty (03 §20.2). */

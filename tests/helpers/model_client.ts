@@ -87,6 +87,7 @@ export class ModelClient {
   private readonly writer: BlockWriter;
   private alloc: ListAllocator;
   private pending = new Map<string, TreeItem>();
+  private pendingBytes = 0;
   private nextIno = 0;
   private lastIno = 0;
 
@@ -138,15 +139,16 @@ export class ModelClient {
 
   /** Whether a commit is due (03 §11.4). */
   get short(): boolean {
-    return this.alloc.low(16 + 2 * Math.ceil(this.pending.size * 240 / 4096));
+    return this.alloc.low(16 + 2 * Math.ceil(this.pendingBytes / 4096));
   }
 
   private put(key: Key, val: Uint8Array, flags = 0): void {
+    this.pendingBytes += 64 + val.length;
     this.pending.set(key.toString(), { key, seq: this.lt.getTransSeq, flags, val });
   }
 
-  /** A new inode; numbers come in batches. */
-  async create(): Promise<ModelFile> {
+  /** A new inode whose item has `bytes` bytes; numbers come in batches. */
+  async create(bytes = 168): Promise<ModelFile> {
     if (this.nextIno === this.lastIno) {
       const ask = NetU64.alloc();
       ask.value = 4096;
@@ -157,7 +159,7 @@ export class ModelClient {
       this.lastIno = got.ino + got.nr;
     }
     const file: ModelFile = { ino: this.nextIno++, extents: [] };
-    this.put(inodeKey(file.ino), new Uint8Array(168).fill(file.ino & 255));
+    this.put(inodeKey(file.ino), new Uint8Array(bytes).fill(file.ino & 255));
     this.lt.inodeCountDelta++;
     this.files.push(file);
     return file;
@@ -206,6 +208,7 @@ export class ModelClient {
   writeBack(): void {
     const items = [...this.pending.values()].sort((a, b) => a.key.compare(b.key));
     this.pending.clear();
+    this.pendingBytes = 0;
     if (items.length > 0) {
       for (const { key } of items) {
         setBloom(this.tree, this.lt.bloomRef, inodeLockRange(key.first).start);

@@ -83,7 +83,9 @@ export interface Ownership {
   freeData: number;
   /** Inode items of the resolved view. */
   inodes: number;
-  /** Blocks with no owner; not a problem where they look like those that the reference leaks (T2). */
+  /**
+   * Blocks with no owner; not a problem where they look like those that the reference leaks (T2).
+   */
   leaked: number[];
 }
 
@@ -220,8 +222,8 @@ class Checker {
   }
 
   /**
-   * Claims the blocks of a tree and visits its items in key order. `shared`: blocks of that owner are
-   * met again and left to it. `from`: what lies wholly below it has been freed.
+   * Claims the blocks of a tree and visits its items in key order. `shared`: blocks of that owner
+   * are met again and left to it. `from`: what lies wholly below it has been freed.
    */
   private tree(
     root: BtreeRoot,
@@ -259,7 +261,9 @@ class Checker {
     walk(root.ref, root.height - 1, Key.ZEROS, Key.ONES, opts.subtree !== true);
   }
 
-  /** A list: its blocks are used, what they list is free. `skip`: entries that are owned elsewhere. */
+  /**
+   * A list: its blocks are used, what they list is free. `skip`: entries that are owned elsewhere.
+   */
   private list(head: AllocListHead, what: string, skip?: (blkno: number) => boolean): void {
     let total = 0, first = true;
     let ref = head.ref;

@@ -9,6 +9,8 @@ import { checkOwnership } from "../helpers/ownership.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
 
 const MiB = 1 << 20;
+/** Large, so that few items fill a device. */
+const ITEM_BYTES = 896;
 const blocks = fc.oneof(
   fc.integer({ min: 2048, max: 1 << 17 }),
   fc.integer({ min: 2048, max: 2 ** 31 - 1 }),
@@ -68,7 +70,7 @@ async function fillMetadata(c: ModelClient): Promise<number> {
   for (let n = 0;; n++) {
     ok(n < 5000, "the device never became full");
     if (c.lt.metaAvail.isLow) return n;
-    while (!c.mustStop) await c.create();
+    while (!c.mustStop) await c.create(ITEM_BYTES);
     await c.commit();
   }
 }
@@ -84,10 +86,10 @@ Deno.test("reserve: 256 MiB of metadata fill up, and deletion goes on", async ()
   const used = c.lt.itemRoot.height;
   ok(used >= 2);
   // more than half of the device is in use: a file is one item here, and leaves are half full
-  const perLeaf = 62464 / (56 + 168);
+  const perLeaf = 62464 / (56 + ITEM_BYTES);
   ok(c.files.length / perLeaf > 4096 / 4, `${c.files.length} files fit`);
   // deletions are not refused: every commit makes room for more
-  const left = c.files.length - 60_000;
+  const left = c.files.length - 15_000;
   for (let commits = 0; c.files.length > left; commits++) {
     ok(commits < 1000, "deleting makes no progress");
     while (!c.short) c.remove(c.files.at(-1)!);
@@ -143,11 +145,11 @@ Deno.test("reserve: several clients share a small device until it is full", asyn
   for (const c of all) await c.mount();
   for (let turn = 0; all.some((c) => !c.lt.metaAvail.isLow); turn++) {
     ok(turn < 5000);
-    for (const c of all) while (!c.mustStop) await c.create();
+    for (const c of all) while (!c.mustStop) await c.create(ITEM_BYTES);
     await Promise.all(all.map((c) => c.commit()));
   }
   sound(dev);
-  const left = all.map((c) => c.files.length - 10_000);
+  const left = all.map((c) => c.files.length - 3_000);
   for (let commits = 0; all.some((c, i) => c.files.length > left[i]!); commits++) {
     ok(commits < 1000, "deleting makes no progress");
     for (const c of all) while (!c.short) c.remove(c.files.at(-1)!);

@@ -19,7 +19,9 @@ interface Acknowledged {
   inodes: number;
 }
 
-/** The inodes of a crash after `records` entries: at least what was acknowledged, at most the next. */
+/**
+ * The inodes of a crash after `records` entries: at least what was acknowledged, at most the next.
+ */
 function checkInodes(found: number, acks: Acknowledged[], records: number): void {
   const after = acks.findIndex((a) => a.records > records);
   const before = acks[(after < 0 ? acks.length : after) - 1]?.inodes ?? 1;

@@ -1,14 +1,15 @@
 /** The server's persistent state: requests, shared commits, errors, reclaim (03 §13–16, §23). */
 
 import { deepStrictEqual as same, ok, rejects, strictEqual as equal } from "node:assert/strict";
-import { EINVAL, EIO, ENOENT } from "../../format/errno.ts";
+import { EINVAL, EIO, ENOENT, ENOLINK } from "../../format/errno.ts";
 import { LogTrees } from "../../format/log_trees.ts";
 import { SrchCompact } from "../../format/srch.ts";
 import { VolumeOptions } from "../../format/super.ts";
 import * as wire from "../../format/wire.ts";
-import { FsError } from "../../fs/errors.ts";
+import { AssertionError, FsError } from "../../fs/errors.ts";
 import type { MemDevice } from "../../fs/memory_device.ts";
 import type { ServerStore } from "../../net/store.ts";
+import { StoreCore } from "../../net/store_core.ts";
 import { address, ModelClient, newVolume, openStore } from "../helpers/model_client.ts";
 import { checkOwnership, type Ownership } from "../helpers/ownership.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -205,6 +206,42 @@ Deno.test("store: a failed commit is told to all and the next one starts over", 
       clean(await agree(dev, store));
     }
   }
+});
+
+Deno.test("store: what no client may send", async () => {
+  const dev = newVolume(256 * MiB, 256 * MiB);
+  const store = openStore(dev);
+  const c = client(dev, store);
+  await c.mount();
+  const commit = (change: (lt: LogTrees) => void) => {
+    const sent = LogTrees.at(c.lt.bytes.slice());
+    change(sent);
+    return store.request(wire.CMD_COMMIT_LOG_TREES, RID, sent.bytes);
+  };
+  await rejects(commit((lt) => void (lt.flags = 1)), errno(EINVAL));
+  await rejects(commit((lt) => void lt.bytes.fill(255, 16, 24)), errno(EINVAL));
+  await rejects(commit((lt) => void (lt.rid = 3n)), errno(EIO));
+  const sizes = new Uint8Array(16).fill(255);
+  await rejects(store.request(wire.CMD_RESIZE_DEVICES, RID, sizes), errno(EINVAL));
+  await c.commit();
+  await agree(dev, store);
+});
+
+Deno.test("store: a defect stops the store before anything is written", async () => {
+  const dev = newVolume(256 * MiB, 256 * MiB);
+  const buf = dev.allocBuffer(4096);
+  dev.read(buf, 65536);
+  const core = new StoreCore(dev, buf, { random: new SeededRandom(1) });
+  const fine = core.run(() => true);
+  const broken = core.run(() => {
+    throw new AssertionError("a defect");
+  });
+  dev.startRecording();
+  const refused = rejects(fine, errno(ENOLINK));
+  await rejects(broken, AssertionError);
+  await refused;
+  await rejects(core.run(() => true), errno(ENOLINK));
+  equal(dev.log.length, 0);
 });
 
 Deno.test("store: stopping refuses everything and writes nothing", async () => {
