@@ -30,7 +30,7 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
   const entry = (req: FuseRequest, make: (op: Op) => number): Answer =>
     run(fs, req, (op) => {
       const ino = make(op);
-      if (ino === 0) throw errnoError(ENOENT);
+      if (ino === 0) return -ENOENT;
       req.undo = () => fs.refs.forget(ino, 1);
       return abi.putEntry(req.out.view, 0, ino, inodeAfter(op, fs, ino));
     });

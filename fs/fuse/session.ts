@@ -39,16 +39,22 @@ import { type Buffer, bufferOf, FuseRequest, OUT_BYTES } from "./request.ts";
 
 /** Requests handled before the other sources get a look. */
 const BATCH = 64;
+/** One in so many requests of a lone caller is followed by a look for another's. */
+const PROBE = 8;
 /** An answer's header and payload, in whole pages. */
 const FRAME_BYTES = OUT_BYTES + PAGE;
 const NOTHING: Buffer = bufferOf(new Uint8Array(0));
 
-/** A handler's result: payload bytes in `req.out` (plus `req.data`). */
+/**
+ * A handler's result: payload bytes in `req.out` (plus `req.data`), or a negated errno where an
+ * error is too ordinary to be thrown, or `NO_ANSWER`.
+ */
 export type Answer = number | Promise<number>;
 
-/** Answers one request: payload length, or throws FsError. `NO_ANSWER` for requests without one. */
+/** Answers one request; throws FsError. */
 export type Handler = (req: FuseRequest) => Answer;
-export const NO_ANSWER = -1;
+/** For requests without an answer; below any errno. */
+export const NO_ANSWER = -0x10000;
 
 export interface SessionOptions {
   /** By opcode; ENOSYS for what is missing. */
@@ -73,6 +79,8 @@ export class FuseSession {
   private readonly handle: FdHandle;
   private current: FuseRequest;
   private over = false;
+  /** Requests come faster than they are answered. */
+  private several = false;
 
   constructor(
     reactor: SystemReactor,
@@ -108,15 +116,22 @@ export class FuseSession {
     this.end("closed");
   }
 
-  /** Handles what is there, up to a batch; true when there may be more. */
+  /**
+   * Handles what is there, up to a batch; true when there may be more. A lone caller has nothing
+   * for us after its request is answered, so a second read is only tried while that was of use.
+   */
   private serve(): boolean {
-    for (let i = 0; i < BATCH; i++) {
+    const limit = this.several || this.served % PROBE === 0 ? BATCH : 1;
+    for (let i = 0; i < limit; i++) {
       if (this.over) return false;
       const input = this.current.in.bytes;
       const n = libc.read(this.fd, input as Uint8Array<ArrayBuffer>, input.length);
       if (n < 0) {
         const code = errno();
-        if (code === EAGAIN) return false;
+        if (code === EAGAIN) {
+          this.several = i > 1;
+          return false;
+        }
         // ENOENT: the request was interrupted before we could read it.
         if (code === EINTR || code === ENOENT) continue;
         this.end(code === ENODEV ? "unmounted" : `session read: ${strerror(code)}`);
@@ -124,7 +139,7 @@ export class FuseSession {
       }
       this.handleRequest(n);
     }
-    return true;
+    return limit > 1;
   }
 
   private handleRequest(received: number): void {
@@ -148,7 +163,7 @@ export class FuseSession {
       return;
     }
     if (typeof answer === "number") {
-      if (answer !== NO_ANSWER) this.answer(req, answer);
+      this.answer(req, answer);
       return;
     }
     this.park(req, answer);
@@ -168,7 +183,7 @@ export class FuseSession {
     answer.then(
       (length) => {
         this.parked.delete(req.unique);
-        if (length !== NO_ANSWER) this.answer(req, length);
+        this.answer(req, length);
         this.giveBack(req);
       },
       (e) => {
@@ -206,6 +221,10 @@ export class FuseSession {
   }
 
   private answer(req: FuseRequest, length: number): void {
+    if (length < 0) {
+      if (length !== NO_ANSWER) this.answerError(req, -length);
+      return;
+    }
     const data = req.data;
     const total = OUT_HEADER + length + (data === null ? 0 : data.length);
     this.writeHeader(req, total, 0);

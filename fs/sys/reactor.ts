@@ -104,6 +104,7 @@ export class SystemReactor extends SystemClock implements Reactor {
   private running = false;
   private lastTurn = 0;
   private outsiders = 0;
+  private slept = false;
 
   constructor(options: ReactorOptions = {}) {
     super();
@@ -317,7 +318,8 @@ export class SystemReactor extends SystemClock implements Reactor {
       const limit = this.outsiders > 0 ? Math.min(1, this.maxSleepMs) : this.maxSleepMs;
       const wait = Math.min(this.timers.nextAt() - now, limit);
       this.poll(wait <= 0 ? 0 : wait);
-      this.timers.fireDue(this.now());
+      // While requests keep coming without a sleep, the time of the round's beginning will do.
+      this.timers.fireDue(this.slept ? this.now() : now);
     }
   }
 
@@ -338,6 +340,7 @@ export class SystemReactor extends SystemClock implements Reactor {
     for (let i = 0; i < watches.length; i++) again ||= watches[i]?.more === true;
     // Rounded up: waking a moment early would only poll again.
     const timeout = again ? 0 : waitMs > 0x7fffffff ? -1 : Math.ceil(waitMs);
+    this.slept = timeout !== 0;
     const n = libc.poll(this.pollBytes, watches.length, timeout);
     if (n < 0) {
       if (errno() !== EINTR) throw sysError("poll");
