@@ -28,7 +28,8 @@
  * Rules for authors:
  * - Every change of memory, except through `once`, belongs after `apply()`: gathering runs again
  *   and again. An operation that changes no items may call `apply()` without a hold.
- * - What is read in gather (items are windows of the cache) is only good for this run.
+ * - What is read in gather (items are windows of the cache) is only good for this run; lock objects
+ *   too: ask the lock client for them in every run, an idle one may have been freed in between.
  * - Locks may be asked for in any order and again. The operation's set of locks is remembered:
  *   when one is missing all pins are dropped and the whole set is taken in the order of 02 §1.4
  *   before the next run, so that nodes cannot wait for each other in a circle.
