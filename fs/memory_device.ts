@@ -190,6 +190,13 @@ export class MemDevice implements Device {
     return dev;
   }
 
+  /** Makes the content of `other`, a device of the same size, the same; nothing is recorded. */
+  copyTo(other: MemDevice): void {
+    assert(other.size === this.size, "devices of different sizes have no equal content");
+    other.pages = new Map(this.pages);
+    if (other.recording !== null) other.startRecording();
+  }
+
   /** All bytes, for small devices. */
   toImage(): Uint8Array {
     const image = new Uint8Array(this.size);
