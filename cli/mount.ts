@@ -11,7 +11,7 @@ import { type CommandSpec, UsageError } from "./command.ts";
 import { MountLog } from "./mount/log.ts";
 import { runMount } from "./mount/main.ts";
 import { runtimeDir } from "./mount/paths.ts";
-import { printLine } from "./output.ts";
+import { printError, printLine } from "./output.ts";
 
 /** Set in the child's environment: it reports on standard output. */
 const CHILD = "SCOUTFS_MOUNT_CHILD";
@@ -45,6 +45,9 @@ function collect(value: string, before: string[]): string[] {
   return [...before, value];
 }
 
+/** After this a waiting mount says that it waits. */
+const PATIENCE_MS = 10_000;
+
 /** The parent: starts this same command line again, detached, and waits for its word. */
 async function startChild(): Promise<void> {
   const self = Deno.build.standalone
@@ -62,12 +65,17 @@ async function startChild(): Promise<void> {
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(signal, () => child.kill("SIGTERM"));
   }
+  const waiting = setTimeout(
+    () => printError(`still waiting for the cluster; see ${runtimeDir()}/mount.log`),
+    PATIENCE_MS,
+  );
   let said = "";
   const decoder = new TextDecoder();
   for await (const bytes of child.stdout) {
     said += decoder.decode(bytes, { stream: true });
     if (said.includes("\n")) break;
   }
+  clearTimeout(waiting);
   const [line = ""] = said.split("\n");
   if (line === "ready") Deno.exit(0);
   const [, errno, message] = /^error (\d+) (.*)$/.exec(line) ?? [];

@@ -25,7 +25,8 @@ import { rememberedMounts } from "../../net/mounted_clients.ts";
 import { checkSlots, slotsOf } from "../../net/quorum_blocks.ts";
 import type { ToFs, ToMain, ToQuorum, ToServer, WorkerInit } from "./messages.ts";
 import { runtimeDir, stateDir } from "./paths.ts";
-import { openWhenFree, removeControlTree, removeRecord, writeRecord } from "./record.ts";
+import { writeControlTree } from "./control_tree.ts";
+import { openWhenFree, removeControlTree, removeRecord, sweepDead, writeRecord } from "./record.ts";
 
 export interface MountParams {
   dataPath: string;
@@ -53,6 +54,7 @@ interface Guarded {
 export async function runMount(params: MountParams, events: MountEvents): Promise<void> {
   const { options } = params;
   requireMetadev(options);
+  sweepDead(runtimeDir());
   checkMountable(params.mountpoint);
   await useFastCrc32c();
   const guarded = await openGuarded(options.metadevPath, params.dataPath);
@@ -102,6 +104,14 @@ function realPath(path: string): string {
   } catch {
     return path;
   }
+}
+
+/** MAJ:MIN of a block device, or of the device that a file lies on. */
+function deviceNumber(path: string, blockDevice: boolean): string {
+  const info = Deno.statSync(path);
+  const dev = (blockDevice ? info.rdev : info.dev) ?? 0;
+  const major = Math.floor(dev / 256) % 4096, minor = dev % 256 + Math.floor(dev / 2 ** 20) * 256;
+  return `${major}:${minor}`;
 }
 
 type WorkerName = "quorum" | "server" | "fs";
@@ -208,6 +218,13 @@ class RunningMount {
       mountpoint: this.kernel.mountpoint,
       fsid: ridText(guarded.volume.fsid),
       rid: ridText(this.rid),
+    });
+    writeControlTree(runtimeDir(), this.name, {
+      fsid: ridText(guarded.volume.fsid),
+      rid: ridText(this.rid),
+      fmtVers: guarded.volume.fmtVers,
+      dataDevice: deviceNumber(guarded.data.name, guarded.blockDevice),
+      options: params.options,
     });
     this.send(fs, { do: "serve", fd: this.kernel.fd });
     // Answered by our worker: from here on everybody is.

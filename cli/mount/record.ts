@@ -5,6 +5,7 @@
 
 import { errnoOf, FsError } from "../../fs/errors.ts";
 import { mountTable } from "../../fs/fuse/mount.ts";
+import { controlDir } from "./control_tree.ts";
 import { EBUSY } from "../../format/errno.ts";
 
 export interface MountRecord {
@@ -37,7 +38,7 @@ export function removeRecord(runtimeDir: string, name: string): void {
 
 /** The mount's directory of control files (05 §4), fence requests among them. */
 export function removeControlTree(runtimeDir: string, name: string): void {
-  removeIfThere(`${runtimeDir}/fs/scoutfs/${name}`);
+  removeIfThere(controlDir(runtimeDir, name));
 }
 
 function removeIfThere(path: string): void {
@@ -50,6 +51,19 @@ function removeIfThere(path: string): void {
 
 /** The records of mounts whose process is alive. */
 export function liveRecords(runtimeDir: string): MountRecord[] {
+  return allRecords(runtimeDir).filter((r) => isAlive(r.pid));
+}
+
+/** Removes what mounts that were killed left in the runtime directory. */
+export function sweepDead(runtimeDir: string): void {
+  for (const { name, pid } of allRecords(runtimeDir)) {
+    if (isAlive(pid)) continue;
+    removeRecord(runtimeDir, name);
+    removeControlTree(runtimeDir, name);
+  }
+}
+
+function allRecords(runtimeDir: string): MountRecord[] {
   let entries: Deno.DirEntry[];
   try {
     entries = [...Deno.readDirSync(dirOf(runtimeDir))];
@@ -60,10 +74,7 @@ export function liveRecords(runtimeDir: string): MountRecord[] {
   for (const { name } of entries) {
     if (!name.endsWith(".json")) continue;
     try {
-      const record = JSON.parse(
-        Deno.readTextFileSync(`${dirOf(runtimeDir)}/${name}`),
-      ) as MountRecord;
-      if (isAlive(record.pid)) records.push(record);
+      records.push(JSON.parse(Deno.readTextFileSync(`${dirOf(runtimeDir)}/${name}`)));
     } catch {
       continue; // It ended while we looked, or was torn by a crash.
     }

@@ -5,9 +5,11 @@ import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
 import { post } from "../../fs/sys/mailbox.ts";
 import { readSuperBlock } from "../../fs/volume.ts";
 import { FenceDirectory } from "../../net/fence_agents.ts";
+import { mountName } from "../../net/fence.ts";
 import { slotsOf } from "../../net/quorum_blocks.ts";
 import { Server } from "../../net/server.ts";
 import { openServerStore } from "../../net/store.ts";
+import { writeIsLeader } from "./control_tree.ts";
 import type { ToQuorum, ToServer } from "./messages.ts";
 import { runWorker } from "./worker.ts";
 
@@ -16,6 +18,7 @@ runWorker<ToServer>((context) => {
   const device = openDevice(init.metaPath, { write: true, gate });
   const data: BlockDevice = openDevice(init.dataPath, { write: false });
   const random = new SystemRandom();
+  const name = mountName(init.fsid, init.rid);
   const server = new Server({
     reactor,
     device,
@@ -40,6 +43,7 @@ runWorker<ToServer>((context) => {
   server.onState = () => {
     const message: ToQuorum = { do: "serverState", state: server.state };
     post(init.quorumBox, message);
+    writeIsLeader(init.runtimeDir, name, server.state === "up");
   };
   return (message) => {
     if (message.do === "start") {

@@ -28,6 +28,12 @@ async function lifeOfAVolume(v: TestVolume, type: string): Promise<void> {
   const table = await Deno.readTextFile("/proc/mounts");
   assert.match(table, new RegExp(`^\\S+ ${v.mnt} ${type} `, "m"));
   await v.sh(MAKE);
+  const [control = ""] = [...Deno.readDirSync(`${v.dir}/run/fs/scoutfs`)].map((e) => e.name);
+  assert.match(control, /^f\.[0-9a-f]{6}\.r\.[0-9a-f]{6}$/);
+  const file = (path: string) => Deno.readTextFile(`${v.dir}/run/fs/scoutfs/${control}/${path}`);
+  assert.match(await file("fsid"), new RegExp(`^${control.slice(2, 8)}[0-9a-f]{10}\n$`));
+  assert.equal(await file("quorum/is_leader"), "1");
+  assert.equal(await file("mount_options/quorum_slot_nr"), "0\n");
   const before = await v.sh(LOOK);
   assert.match(before, /^d\/e\/name-300 f/m);
   assert.match(before, /^old f 644 0 0 0 1 946684799\.1234567890/m);
@@ -40,6 +46,7 @@ async function lifeOfAVolume(v: TestVolume, type: string): Promise<void> {
   await v.umount();
   for (const pid of pids) await until(() => !isRunning(pid), "the mount process to end");
   assert.deepEqual(v.servers(), [], "records of ended mounts are gone");
+  assert.deepEqual([...Deno.readDirSync(`${v.dir}/run/fs/scoutfs`)], []);
   assert.doesNotMatch(await v.log(), / error: /);
 }
 
