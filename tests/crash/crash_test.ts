@@ -27,7 +27,8 @@ import { Timeline } from "../helpers/timeline.ts";
 import { describe, type Kind, type Node, type State, TICK, utf8, Workload } from "./workload.ts";
 
 const META_BYTES = 256 << 20;
-const DATA_BYTES = 64 << 20;
+/** A client of a server gets 512 MiB of data space at least. */
+const dataBytes = (mounts: number) => mounts === 1 ? 64 << 20 : 2 ** 30;
 const text = (u: Uint8Array): string => new TextDecoder().decode(u);
 
 /** Points to try of a workload with `length` of them: all, or a sorted sample. */
@@ -39,15 +40,15 @@ function samplePoints(length: number, few: number, random: SeededRandom): number
   return all.filter(() => random.below(1 << 30) < chance * (1 << 30));
 }
 
-function newVolume(seed: number): Timeline {
-  const blank = Timeline.blank(META_BYTES, DATA_BYTES);
+function newVolume(seed: number, dataBytes: number): Timeline {
+  const blank = Timeline.blank(META_BYTES, dataBytes);
   makeFilesystem(blank.meta, blank.data, {
     fsid: 0x5566778811223344n + BigInt(seed),
     uuid: new Uint8Array(16).fill(seed),
     time: { sec: 1_600_000_000, nsec: 0 },
     fmtVers: 2,
     metaBytes: META_BYTES,
-    dataBytes: DATA_BYTES,
+    dataBytes,
     slots: [{ nr: 0, addr: 0x7f000001, port: 7 }],
   });
   return Timeline.from(blank.meta, blank.data);
@@ -65,7 +66,7 @@ interface Recording {
 
 async function record(seed: number, mounts: number, steps: number): Promise<Recording> {
   const random = new SeededRandom(seed);
-  const volume = newVolume(seed);
+  const volume = newVolume(seed, dataBytes(mounts));
   const cluster = await LocalCluster.open(volume.meta, volume.data, seed);
   const paranoid = seed % 2 === 0 ? { random, suspendPerMille: 30 } : null;
   const options = { dataPreallocBlocks: seed % 3 === 0 ? 64 : 2048 };
