@@ -1,5 +1,5 @@
 /**
- * Makes `build/scoutfs`, one executable that needs no Deno installation.
+ * Makes `build/scoutfs` (or the file of its argument), one executable that needs no Deno installation.
  *
  * `deno compile` makes it where its runtime can be downloaded. Elsewhere the executable is a shell
  * stub followed by an archive of the Deno program, our source and the packages it uses; it unpacks
@@ -83,8 +83,8 @@ function pack(target: string): void {
   }
 }
 
-Deno.mkdirSync(`${ROOT}/build`, { recursive: true });
-const target = `${ROOT}/build/scoutfs`;
+const target = Deno.args[0] ?? `${ROOT}/build/scoutfs`;
+Deno.mkdirSync(target.slice(0, target.lastIndexOf("/")), { recursive: true });
 const how = compile(target) ? "compiled" : (pack(target), "self-extracting");
 const size = (Deno.statSync(target).size / 2 ** 20).toFixed(0);
-console.log(`build/scoutfs: ${how}, ${size} MiB`);
+console.log(`${target}: ${how}, ${size} MiB`);
