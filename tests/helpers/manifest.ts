@@ -49,9 +49,14 @@ export function fromLatin1(s: string): Uint8Array {
 }
 
 export function readManifest(name: GoldenName): Manifest {
+  return parseManifest(latin1(goldenFile(`${name}.manifest.txt`)), name);
+}
+
+/** A manifest's text, each section after its line `== title`; `name` is for messages. */
+export function parseManifest(text: string, name: string): Manifest {
   const sections = new Map<string, string[]>();
   let lines: string[] = [];
-  for (const line of latin1(goldenFile(`${name}.manifest.txt`)).split("\n")) {
+  for (const line of text.split("\n")) {
     if (line.startsWith("== ")) sections.set(line.slice(3), lines = []);
     else lines.push(line);
   }
@@ -84,7 +89,8 @@ export function readFileList(name: GoldenName): { files: ManifestFile[]; rest: s
 const FILE =
   /^([\s\S]*)\|([a-z])\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|(-?\d+\.\d+)\|(-?\d+\.\d+)\|(.*)$/;
 
-function parseFiles(lines: string[]): ManifestFile[] {
+/** Lines of `find`, names with newlines in them included. */
+export function parseFiles(lines: string[]): ManifestFile[] {
   const files: ManifestFile[] = [];
   let pending = "";
   for (const line of lines) {
@@ -114,7 +120,7 @@ function parseFiles(lines: string[]): ManifestFile[] {
 }
 
 /** sha256sum puts a backslash before lines whose names it escaped. */
-function parseSum(line: string): [string, string] {
+export function parseSum(line: string): [string, string] {
   const escaped = line.startsWith("\\");
   const text = escaped ? line.slice(1) : line;
   const path = text.slice(66);
@@ -128,7 +134,8 @@ function parseSum(line: string): [string, string] {
 const unescapeOctal = (s: string): string =>
   s.replace(/\\([0-7]{3})/g, (_, o) => String.fromCharCode(parseInt(o, 8)));
 
-function parseXattrs(lines: string[]): Map<string, Map<string, string>> {
+/** What getfattr -d says. */
+export function parseXattrs(lines: string[]): Map<string, Map<string, string>> {
   const all = new Map<string, Map<string, string>>();
   let current = new Map<string, string>();
   for (const line of lines) {
@@ -159,7 +166,8 @@ function parseStat(lines: string[]): Map<string, Map<string, string>> {
   return all;
 }
 
-function parseWalk(lines: string[]): [number, number][] {
+/** What walk-inodes says. */
+export function parseWalk(lines: string[]): [number, number][] {
   return lines.filter((line) => !line.startsWith("#")).map((line) => {
     const [, major, , ino] = line.trim().split(/\s+/);
     return [Number(major), Number(ino)];

@@ -4,6 +4,9 @@
  */
 
 import assert from "node:assert/strict";
+import { QUORUM_MAX_SLOTS, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
+import { sealBlock } from "../../format/crc32c.ts";
+import { SuperBlock } from "../../format/super.ts";
 import { checkMountable, mountTable } from "../../fs/fuse/mount.ts";
 import { FsError } from "../../fs/errors.ts";
 import { type LoopDevice, loopDevice } from "./loop.ts";
@@ -101,6 +104,19 @@ export class TestVolume {
     return volume;
   }
 
+  /**
+   * Existing images, which the test may change. Their quorum configuration becomes one slot on
+   * loopback, as the offline tool would make it.
+   */
+  static async of(meta: string, data: string): Promise<TestVolume> {
+    const dir = await Deno.makeTempDir({ prefix: "scoutfs-test-" });
+    const mnt = `${dir}/mnt`;
+    await Deno.mkdir(mnt);
+    const port = freePort();
+    makeLone(meta, port);
+    return new TestVolume(dir, meta, data, mnt, port, []);
+  }
+
   get env(): Record<string, string> {
     return { SCOUTFS_RUNTIME_DIR: `${this.dir}/run`, SCOUTFS_STATE_DIR: `${this.dir}/state` };
   }
@@ -191,6 +207,25 @@ export class TestVolume {
     for (const pid of servers) await until(() => !isRunning(pid), `process ${pid} to end`);
     for (const l of this.loops) await l.detach();
     await Deno.remove(this.dir, { recursive: true });
+  }
+}
+
+/** Leaves one quorum slot, number 0 at 127.0.0.1, in the super block of an image. */
+function makeLone(meta: string, port: number): void {
+  const file = Deno.openSync(meta, { read: true, write: true });
+  try {
+    const bytes = new Uint8Array(SM_SIZE);
+    file.seekSync(SUPER_BLKNO * SM_SIZE, Deno.SeekMode.Start);
+    assert.equal(file.readSync(bytes), SM_SIZE);
+    const { qconf } = SuperBlock.at(bytes);
+    for (let nr = 0; nr < QUORUM_MAX_SLOTS; nr++) qconf.slots(nr).zero();
+    qconf.slots(0).addr.setIpv4(0x7f000001, port);
+    qconf.version++;
+    sealBlock(bytes);
+    file.seekSync(SUPER_BLKNO * SM_SIZE, Deno.SeekMode.Start);
+    assert.equal(file.writeSync(bytes), SM_SIZE);
+  } finally {
+    file.close();
   }
 }
 
