@@ -1,0 +1,284 @@
+/**
+ * Checking a volume (01 §19, 02 §24, 03 §26): runs the passes in their order and gathers what they
+ * found. Nothing is ever written.
+ *
+ * Memory: a byte a metadata block where owners mix, 17 bytes a directory, and sorters that spill
+ * beyond `memory`. Metadata is read once; a second time only when facts disagree.
+ */
+
+import { LG_SIZE, MAGIC_BTREE, META_DEV_START_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import { blockCrcOk } from "../../format/crc32c.ts";
+import { SuperBlock } from "../../format/super.ts";
+import type { Device } from "../device.ts";
+import type { CheckContext, Progress } from "./context.ts";
+import { FactBook } from "./facts.ts";
+import { BlockOwners, NOBODY } from "./owners.ts";
+import { checkAllocators } from "./pass_alloc.ts";
+import { reportFacts } from "./pass_facts.ts";
+import { checkFixed, isUndersized, MKFS_FREE_META } from "./pass_fixed.ts";
+import { checkItems, srchFact } from "./pass_items.ts";
+import { checkRoots, type ServerItems } from "./pass_roots.ts";
+import { checkSearch } from "./pass_srch.ts";
+import { fieldU64, rawU64 } from "./raw.ts";
+import { type CheckStats, type Problem, type Report, Reporter } from "./report.ts";
+import { MetaSource } from "./source.ts";
+import { SpaceMap } from "./space.ts";
+import { TreeWalk } from "./tree_walk.ts";
+import { Key } from "../../format/key.ts";
+
+export type { Progress } from "./context.ts";
+export type { CheckStats, Problem, Report } from "./report.ts";
+export { isSound } from "./report.ts";
+
+export interface CheckOptions {
+  /** Bytes that large structures may take together; default 1 GiB. */
+  readonly memory?: number;
+  /** Directory of temporary files; default the system's. */
+  readonly tempDir?: string;
+  /** Called for each problem as it is found. */
+  readonly onProblem?: (problem: Problem) => void;
+  /** Called now and then, at most every few MiB of reading. */
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+const DEFAULT_MEMORY = 1 << 30;
+const PROGRESS_BYTES = 4 << 20;
+
+/** Checks a volume that nothing changes meanwhile. Throws only for defects. */
+export function checkVolume(meta: Device, data: Device, options: CheckOptions = {}): Report {
+  return runCheck(meta, data, options).report;
+}
+
+/** A finished check with what repair needs of it. */
+export interface CheckResult {
+  readonly report: Report;
+  /** Null when there was no super block to go by. */
+  readonly cx: CheckContext | null;
+  readonly items: ServerItems | null;
+}
+
+export function runCheck(meta: Device, data: Device, options: CheckOptions = {}): CheckResult {
+  const reporter = new Reporter(options.onProblem);
+  const stats: CheckStats = {
+    inodes: 0,
+    directories: 0,
+    items: 0,
+    logTrees: 0,
+    metaBlocksUsed: 0,
+    metaBlocksFree: 0,
+    metaBlocksLeaked: 0,
+    dataBlocksUsed: 0,
+    dataBlocksFree: 0,
+    dataBlocksLeaked: 0,
+    metaBytesRead: 0,
+  };
+  const fixed = checkFixed(meta, data, reporter);
+  if (fixed.sb === null) {
+    return { report: makeReport(reporter, stats, false), cx: null, items: null };
+  }
+  const cx = makeContext(meta, data, fixed.sb, reporter, options);
+  const progress = makeProgress(cx, options);
+
+  progress("server trees");
+  const items = checkRoots(cx);
+  stats.logTrees = items.logTrees.length;
+  const clean = reportState(cx, items, fixed.runningSlots);
+
+  progress("search files");
+  const facts = new FactBook();
+  checkSearch(cx, items, { entry: (e) => srchFact(facts, e) });
+
+  progress("items");
+  const space = new SpaceMap(cx.memory / 2, cx.tempDir);
+  const totals = checkItems(cx, items, facts, space);
+  Object.assign(stats, totals);
+  checkInodeCount(cx, items, totals.inodes);
+
+  progress("merge");
+  checkMergeTrees(cx, items);
+
+  progress("allocators");
+  checkAllocators(cx, items, space);
+  accountMetadata(cx, stats);
+
+  progress("data space");
+  if (cx.dataBlocks > 0) space.sweep(cx.dataBlocks, reporter, () => {});
+  stats.dataBlocksUsed = space.used;
+  stats.dataBlocksFree = space.free;
+  stats.dataBlocksLeaked = space.leaked;
+
+  const differing = facts.differing();
+  if (differing.length > 0) {
+    progress("comparing");
+    nameOffenders(cx, items, facts, differing);
+  }
+  stats.metaBytesRead = cx.source.bytesRead;
+  return { report: makeReport(reporter, stats, clean), cx, items };
+}
+
+function makeReport(r: Reporter, stats: CheckStats, cleanlyUnmounted: boolean): Report {
+  return {
+    problems: r.problems,
+    counts: r.counts,
+    errors: r.bySeverity.error,
+    warnings: r.bySeverity.warning,
+    infos: r.bySeverity.info,
+    stats,
+    cleanlyUnmounted,
+  };
+}
+
+function makeContext(
+  meta: Device,
+  data: Device,
+  sb: SuperBlock,
+  report: Reporter,
+  options: CheckOptions,
+): CheckContext {
+  const undersized = isUndersized(sb);
+  const onDevice = Math.floor(meta.size / LG_SIZE);
+  // mkfs writes up to block 1030 whatever the size (01 §2.4).
+  const wanted = undersized ? Math.max(fieldU64(sb, 96), MKFS_FREE_META) : fieldU64(sb, 96);
+  const metaBlocks = Math.min(wanted, onDevice);
+  const owners = new BlockOwners(metaBlocks);
+  return {
+    meta,
+    data,
+    source: new MetaSource(meta, sb.hdr.fsidLo, sb.hdr.fsidHi),
+    report,
+    owners,
+    sb,
+    fmtVers: fieldU64(sb, 40),
+    metaBlocks,
+    dataBlocks: Math.min(fieldU64(sb, 104), Math.floor(data.size / SM_SIZE)),
+    undersized,
+    memory: options.memory ?? DEFAULT_MEMORY,
+    tempDir: options.tempDir,
+    badBlocks: [],
+    fsRootOwner: owners.define("fs_root", false),
+  };
+}
+
+function makeProgress(cx: CheckContext, options: CheckOptions): (phase: string) => void {
+  const tell = options.onProgress;
+  if (tell === undefined) return () => {};
+  let phase = "", last = 0;
+  // What is not in the free extents is used or soon found to be free in a list.
+  const sb = cx.sb;
+  const free = Math.min(fieldU64(sb, 600) + fieldU64(sb, 640), cx.metaBlocks);
+  const used = Math.max(1, cx.metaBlocks - free) * LG_SIZE;
+  const send = () => {
+    last = cx.source.bytesRead;
+    tell({ phase, share: Math.min(1, last / used), bytesRead: last });
+  };
+  cx.source.onRead = () => {
+    if (cx.source.bytesRead - last >= PROGRESS_BYTES) send();
+  };
+  return (name) => {
+    phase = name;
+    send();
+  };
+}
+
+/** Says in which state the volume was left; whether every mount went away properly. */
+function reportState(
+  cx: CheckContext,
+  items: ServerItems,
+  runningSlots: readonly number[],
+): boolean {
+  if (cx.undersized) cx.report.add("undersized", { blocks: fieldU64(cx.sb, 96) });
+  const open = items.logTrees.filter((t) => !t.lt.isFinalized).length;
+  const busy = items.compactions.filter((c) => c.busy).length;
+  const requests = items.merge.requests.length, clients = items.mounted.length;
+  const clean = open === 0 && busy === 0 && requests === 0 && clients === 0 &&
+    runningSlots.length === 0;
+  if (!clean) {
+    cx.report.add("not-clean", { clients, open, slots: runningSlots.join(", ") || "none" });
+  }
+  return clean;
+}
+
+function checkInodeCount(cx: CheckContext, items: ServerItems, inodes: number): void {
+  const stored = cx.sb.v.getBigUint64(cx.sb.o + 88, true);
+  let total = stored;
+  for (const { lt } of items.logTrees) total += lt.v.getBigInt64(lt.o + 408, true);
+  if (BigInt.asUintN(64, total) !== BigInt(inodes)) {
+    cx.report.add("inode-count", { value: BigInt.asIntN(64, total), found: inodes });
+  }
+}
+
+/** Blocks of merge completions and of trees that are being freed (03 §26.1, §26.2). */
+function checkMergeTrees(cx: CheckContext, items: ServerItems): void {
+  const drain = (walk: TreeWalk) => {
+    while (walk.next() !== null) { /* claims and verifies on the way */ }
+  };
+  for (const { c, what } of items.merge.completions) {
+    if (c.metaAvail.isZero() && c.metaFreed.isZero()) continue;
+    const owner = cx.owners.define(what, false);
+    drain(new TreeWalk(cx, c.root, { what, owner, subtree: true, shared: cx.fsRootOwner }));
+  }
+  for (const { f, what } of items.merge.freeing) {
+    if (f.key.equals(Key.ONES)) continue;
+    const owner = cx.owners.define(what, false);
+    const spec = { what, owner, log: true, from: f.key, leavesUnread: true };
+    drain(new TreeWalk(cx, f.root, spec));
+  }
+}
+
+/** Finds the blocks that nothing accounts for. */
+function accountMetadata(cx: CheckContext, stats: CheckStats): void {
+  const { owners, report } = cx;
+  const b = cx.source.acquire();
+  let accounted = 0;
+  owners.forEachRun(META_DEV_START_BLKNO, (o) => o !== NOBODY && owners.isFree(o), (_, len) => {
+    stats.metaBlocksFree += len;
+    accounted += len;
+  });
+  owners.forEachRun(META_DEV_START_BLKNO, (o) => o !== NOBODY && !owners.isFree(o), (_, len) => {
+    stats.metaBlocksUsed += len;
+    accounted += len;
+  });
+  stats.metaBlocksLeaked = cx.metaBlocks - META_DEV_START_BLKNO - accounted;
+  if (cx.undersized) return;
+  owners.forEachRun(META_DEV_START_BLKNO, (o) => o === NOBODY, (start, len) => {
+    let from = start;
+    for (let blkno = start; blkno < start + len; blkno++) {
+      if (!isMergedParent(cx, b, blkno)) continue;
+      if (blkno > from) report.add("meta-leak", { start: from, len: blkno - from });
+      report.add("meta-leak-parent", { blkno });
+      from = blkno + 1;
+    }
+    if (start + len > from) report.add("meta-leak", { start: from, len: start + len - from });
+  });
+  cx.source.release(b);
+}
+
+/** The remains of a merged log tree's last-level parent, which the reference leaks (03 T2). */
+function isMergedParent(
+  cx: CheckContext,
+  b: ReturnType<MetaSource["acquire"]>,
+  blkno: number,
+): boolean {
+  if (!cx.source.readRaw(b, blkno)) return false;
+  const v = b.v;
+  return v.getUint32(4, true) === MAGIC_BTREE && v.getUint32(8, true) === cx.source.fsidLo &&
+    v.getUint32(12, true) === cx.source.fsidHi && rawU64(v, 24) === blkno &&
+    v.getUint8(40) === 1 && blockCrcOk(b.buf);
+}
+
+/** Reads the items again to learn whose facts differ. */
+function nameOffenders(
+  cx: CheckContext,
+  items: ServerItems,
+  facts: FactBook,
+  differing: readonly number[],
+): void {
+  const sorter = facts.collect(differing, cx.memory / 2, cx.tempDir);
+  cx.report.muted = true;
+  const again = { ...cx, owners: new BlockOwners(cx.metaBlocks), badBlocks: [] };
+  const quiet = { ...again, fsRootOwner: again.owners.define("fs_root", false) };
+  checkSearch(quiet, items, { entry: (e) => srchFact(facts, e) });
+  checkItems(quiet, items, facts, null);
+  cx.report.muted = false;
+  reportFacts(cx, sorter);
+}

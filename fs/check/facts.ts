@@ -1,0 +1,235 @@
+/**
+ * Facts that two places of a volume must agree on: an entry and its twins, an index item and the
+ * inode that it stands for. Both sides tell the book; sums of strong hashes, independent of order,
+ * say in no memory at all whether the two sides tell the same. Only for classes that differ the
+ * items are read once more, with the facts going to an external sorter that names the offenders.
+ *
+ * A wrong "equal" needs a collision of 64-bit sums of damaged records: accidents do not find one.
+ */
+
+import { assert } from "../errors.ts";
+import { Sorter } from "./sorter.ts";
+
+export const FACT_META_INDEX = 0;
+export const FACT_DATA_INDEX = 1;
+export const FACT_ORPHAN = 2;
+/** Entries: dirent against readdir, and dirent against backref, are two classes of one record. */
+export const FACT_READDIR = 3;
+export const FACT_BACKREF = 4;
+export const FACT_INDX = 5;
+export const FACT_TOTL = 6;
+export const FACT_SRCH = 7;
+const CLASSES = 8;
+
+/** The side that is derived: an index item, a twin. */
+export const SIDE_ITEM = 0;
+/** The side that it is derived from: an inode, a dirent, an xattr. */
+export const SIDE_SOURCE = 1;
+
+/** Words that identify a fact. */
+export const FACT_KEY_WORDS = 7;
+/** Words that go with it and are told in the report. */
+export const FACT_EXTRA_WORDS = 4;
+const WORDS = 1 + FACT_KEY_WORDS + 1 + FACT_EXTRA_WORDS;
+
+function mix(h: number, k: number): number {
+  k = Math.imul(k, 0xcc9e2d51);
+  k = k << 15 | k >>> 17;
+  h ^= Math.imul(k, 0x1b873593);
+  h = h << 13 | h >>> 19;
+  return Math.imul(h, 5) + 0xe6546b64 | 0;
+}
+
+function finish(h: number): number {
+  h ^= h >>> 16;
+  h = Math.imul(h, 0x85ebca6b);
+  h ^= h >>> 13;
+  h = Math.imul(h, 0xc2b2ae35);
+  return h ^ h >>> 16;
+}
+
+export class FactBook {
+  /** Source minus item, two independent 32-bit sums a class, then the difference of counts. */
+  readonly #first = new Int32Array(CLASSES);
+  readonly #second = new Int32Array(CLASSES);
+  readonly #counts = new Float64Array(CLASSES);
+  #collect: Sorter | null = null;
+  #wanted = 0;
+  #totals = 0n;
+
+  /** `k0` … `k6` identify the fact, `extra` words (a value's hash) must agree as well. */
+  add(
+    cls: number,
+    side: number,
+    k0: number,
+    k1: number,
+    k2: number,
+    k3: number,
+    k4 = 0,
+    k5 = 0,
+    k6 = 0,
+    x0 = 0,
+    x1 = 0,
+    x2 = 0,
+    x3 = 0,
+  ): void {
+    if (this.#collect !== null) {
+      if ((this.#wanted >> cls & 1) !== 0) {
+        this.#push(cls, side, k0, k1, k2, k3, k4, k5, k6, x0, x1, x2, x3);
+      }
+      return;
+    }
+    let a = 0x9747b28c, b = 0x2f0b4c47;
+    a = mix(mix(mix(mix(a, k0), k1), k2), k3);
+    b = mix(mix(mix(mix(b, k3), k2), k1), k0);
+    a = mix(mix(mix(a, k4), k5), k6);
+    b = mix(mix(mix(b, k6), k5), k4);
+    a = finish(mix(mix(mix(mix(a, x0), x1), x2), x3));
+    b = finish(mix(mix(mix(mix(b, x3), x2), x1), x0));
+    if (cls === FACT_SRCH) {
+      // Parity: equal entries cancel, whoever tells them.
+      this.#first[cls]! ^= a;
+      this.#second[cls]! ^= b;
+      return;
+    }
+    const sign = side === SIDE_SOURCE ? 1 : -1;
+    this.#first[cls]! += sign * a;
+    this.#second[cls]! += sign * b;
+    this.#counts[cls]! += sign;
+  }
+
+  /**
+   * A contribution to the total a.b.c: value and count, from an xattr (source) or an item. The sums
+   * are linear, so many xattrs and one item agree.
+   */
+  addTotal(
+    side: number,
+    a: bigint,
+    b: bigint,
+    c: bigint,
+    total: bigint,
+    count: bigint,
+  ): void {
+    if (this.#collect !== null) {
+      if ((this.#wanted >> FACT_TOTL & 1) !== 0) {
+        const t = BigInt.asUintN(64, total), n = BigInt.asUintN(64, count);
+        const hi = (x: bigint) => Number(x >> 32n), lo = (x: bigint) => Number(x & 0xffff_ffffn);
+        this.#push(
+          FACT_TOTL,
+          side,
+          hi(a),
+          lo(a),
+          hi(b),
+          lo(b),
+          hi(c),
+          lo(c),
+          0,
+          hi(t),
+          lo(t),
+          hi(n),
+          lo(n),
+        );
+      }
+      return;
+    }
+    let h = 0n;
+    for (const x of [a, b, c]) {
+      h = BigInt.asUintN(64, (h ^ x) * 0x9e3779b97f4a7c15n + 0x7f4a7c15f39cc060n);
+      h ^= h >> 29n;
+    }
+    const weight = h | 1n, other = BigInt.asUintN(64, h * 0xd6e8feb86659fd93n) | 1n;
+    const sum = total * weight + count * other;
+    this.#totals = BigInt.asUintN(
+      64,
+      side === SIDE_SOURCE ? this.#totals + sum : this.#totals - sum,
+    );
+  }
+
+  agrees(cls: number): boolean {
+    if (cls === FACT_TOTL) return this.#totals === 0n;
+    return this.#first[cls] === 0 && this.#second[cls] === 0 && this.#counts[cls] === 0;
+  }
+
+  /** Classes whose sides differ. */
+  differing(): number[] {
+    const out: number[] = [];
+    for (let cls = 0; cls < CLASSES; cls++) if (!this.agrees(cls)) out.push(cls);
+    return out;
+  }
+
+  /** From now on facts of these classes go to a sorter, all others nowhere. */
+  collect(classes: readonly number[], memory: number, tempDir: string | undefined): Sorter {
+    this.#wanted = classes.reduce((bits, cls) => bits | 1 << cls, 0);
+    this.#collect = new Sorter({
+      words: WORDS,
+      keyWords: 1 + FACT_KEY_WORDS + 1,
+      memory,
+      tempDir,
+    });
+    return this.#collect;
+  }
+
+  #push(
+    cls: number,
+    side: number,
+    k0: number,
+    k1: number,
+    k2: number,
+    k3: number,
+    k4: number,
+    k5: number,
+    k6: number,
+    x0: number,
+    x1: number,
+    x2: number,
+    x3: number,
+  ): void {
+    const sorter = this.#collect;
+    assert(sorter !== null, "facts are not being collected");
+    const at = sorter.slot(), buf = sorter.buffer;
+    buf[at] = cls;
+    buf[at + 1] = k0;
+    buf[at + 2] = k1;
+    buf[at + 3] = k2;
+    buf[at + 4] = k3;
+    buf[at + 5] = k4;
+    buf[at + 6] = k5;
+    buf[at + 7] = k6;
+    buf[at + 8] = side;
+    buf[at + 9] = x0;
+    buf[at + 10] = x1;
+    buf[at + 11] = x2;
+    buf[at + 12] = x3;
+  }
+}
+
+/** A collected fact as it is visited. */
+export interface Fact {
+  cls: number;
+  side: number;
+  key: Uint32Array;
+  extra: Uint32Array;
+}
+
+/** Visits the collected facts in groups of equal class and key. */
+export function forEachFactGroup(sorter: Sorter, visit: (group: readonly Fact[]) => void): void {
+  let group: Fact[] = [];
+  sorter.forEach((words, at) => {
+    const fact: Fact = {
+      cls: words[at] as number,
+      key: words.slice(at + 1, at + 1 + FACT_KEY_WORDS),
+      side: words[at + 1 + FACT_KEY_WORDS] as number,
+      extra: words.slice(at + 2 + FACT_KEY_WORDS, at + WORDS),
+    };
+    const first = group[0];
+    if (
+      first !== undefined &&
+      (first.cls !== fact.cls || first.key.some((w, i) => w !== fact.key[i]))
+    ) {
+      visit(group);
+      group = [];
+    }
+    group.push(fact);
+  });
+  if (group.length > 0) visit(group);
+}

@@ -1,0 +1,533 @@
+/**
+ * One inode with all its items (01 §15, 02 §24): they are neighbours in key order, so everything
+ * that an inode must agree on with itself is checked while they stream past, with a handful of
+ * numbers of state. What it must agree on with other places goes to the fact book.
+ *
+ * Lifecycle per inode: `begin`, `item` for each of its items in key order, `end`.
+ */
+
+import { bytesEqual } from "../../format/bytes.ts";
+import { type BlockBytes, KEY } from "../../format/btree_block.ts";
+import {
+  DATA_DEV_START_BLKNO,
+  DIRENT_FIRST_POS,
+  DT_BLK,
+  DT_CHR,
+  DT_DIR,
+  DT_FIFO,
+  DT_LNK,
+  DT_REG,
+  DT_SOCK,
+  INODE_FLAG_RETENTION,
+  INODE_FLAG_TRUNCATE,
+  NAME_MAX,
+  ROOT_INO,
+  SEF_OFFLINE,
+  SEF_UNWRITTEN,
+  SM_MAX,
+  SYMLINK_MAX_SIZE,
+  TYPE_DATA_EXTENT,
+  TYPE_DIRENT,
+  TYPE_INODE,
+  TYPE_LINK_BACKREF,
+  TYPE_READDIR,
+  TYPE_SYMLINK,
+  TYPE_XATTR,
+  XATTR_PART_SIZE,
+} from "../../format/constants.ts";
+import { crc32c } from "../../format/crc32c.ts";
+import { direntHash, fnv1a32 } from "../../format/hash.ts";
+import { Inode } from "../../format/items.ts";
+import type { CheckContext } from "./context.ts";
+import {
+  FACT_BACKREF,
+  FACT_DATA_INDEX,
+  FACT_META_INDEX,
+  FACT_ORPHAN,
+  FACT_READDIR,
+  type FactBook,
+  SIDE_ITEM,
+  SIDE_SOURCE,
+} from "./facts.ts";
+import type { ParentMap } from "./parents.ts";
+import { isZero, joinWords, rawU64 } from "./raw.ts";
+import type { SpaceMap } from "./space.ts";
+import { XattrCheck } from "./xattr_check.ts";
+
+const VAL_OFF = 48;
+const VAL_LEN = 50;
+const S_IFMT = 0o170000;
+const S_IFREG = 0o100000;
+const S_IFDIR = 0o040000;
+const S_IFLNK = 0o120000;
+const S_IFCHR = 0o020000;
+const S_IFBLK = 0o060000;
+
+/** Entry type of a mode's file type; undefined for none that exists. */
+const ENTRY_TYPE: ReadonlyMap<number, number> = new Map([
+  [0o010000, DT_FIFO],
+  [S_IFCHR, DT_CHR],
+  [S_IFDIR, DT_DIR],
+  [S_IFBLK, DT_BLK],
+  [S_IFREG, DT_REG],
+  [S_IFLNK, DT_LNK],
+  [0o140000, DT_SOCK],
+]);
+
+const DIRENT_BYTES = 32;
+
+export class InodeCheck {
+  // The inode.
+  #inoHi = 0;
+  #inoLo = 0;
+  #ino = 0;
+  #present = false;
+  readonly #val = new Uint8Array(Inode.SIZE);
+  #inode = new Inode(new DataView(this.#val.buffer));
+  #format = 0;
+  #nlink = 0;
+  // What its items add up to.
+  #backrefs = 0;
+  #entries = 0;
+  #names = 0;
+  #subdirs = 0;
+  #symlinkParts = 0;
+  #symlinkBytes = 0;
+  #symlinkEnd = 0;
+  #lastPartShort = false;
+  #online = 0;
+  #offline = 0;
+  #extentEnd = -1;
+  #extentBlkno = 0;
+  #extentFlags = 0;
+  #extentLen = 0;
+  #strayItems = 0;
+  /** Names of the entries with the current hash. */
+  #sameHash: Uint8Array[] = [];
+  #hashHi = 0;
+  #hashLo = 0;
+  readonly #xattrs: XattrCheck;
+  /** Totals of the whole volume. */
+  inodes = 0;
+  directories = 0;
+
+  constructor(
+    private readonly cx: CheckContext,
+    private readonly facts: FactBook,
+    private readonly space: SpaceMap | null,
+    private readonly parents: ParentMap | null,
+    private readonly nextIno: number,
+    private readonly maxSeq: number,
+  ) {
+    this.#xattrs = new XattrCheck(cx, facts);
+  }
+
+  begin(inoHi: number, inoLo: number): void {
+    this.#inoHi = inoHi;
+    this.#inoLo = inoLo;
+    this.#ino = joinWords(inoHi, inoLo);
+    this.#present = false;
+    this.#backrefs = 0;
+    this.#entries = 0;
+    this.#names = 0;
+    this.#subdirs = 0;
+    this.#symlinkParts = 0;
+    this.#symlinkBytes = 0;
+    this.#symlinkEnd = 0;
+    this.#lastPartShort = false;
+    this.#online = 0;
+    this.#offline = 0;
+    this.#extentEnd = -1;
+    this.#strayItems = 0;
+    this.#sameHash.length = 0;
+    this.#xattrs.begin(inoHi, inoLo);
+  }
+
+  item(b: BlockBytes, item: number): void {
+    const v = b.v, type = v.getUint8(item + KEY + 26);
+    const off = v.getUint16(item + VAL_OFF, true), len = v.getUint16(item + VAL_LEN, true);
+    if (type === TYPE_INODE) {
+      this.#takeInode(b, off, len);
+      return;
+    }
+    if (!this.#present) this.#strayItems++;
+    switch (type) {
+      case TYPE_XATTR:
+        this.#xattrs.part(b, item, off, len);
+        break;
+      case TYPE_DIRENT:
+        this.#dirent(b, item, off, len);
+        break;
+      case TYPE_READDIR:
+        this.#readdir(b, item, off, len);
+        break;
+      case TYPE_LINK_BACKREF:
+        this.#backref(b, item, off, len);
+        break;
+      case TYPE_SYMLINK:
+        this.#symlink(b, item, off, len);
+        break;
+      case TYPE_DATA_EXTENT:
+        this.#extent(b, item, off, len);
+        break;
+    }
+  }
+
+  end(): void {
+    if (this.#strayItems > 0) {
+      this.cx.report.add("inode-missing", { ino: this.#ino, items: this.#strayItems });
+    }
+    this.#xattrs.end(this.#present ? rawU64(this.#inode.v, 56) : -1, this.#nlink === 0);
+    if (!this.#present) return;
+    this.inodes++;
+    this.#finish();
+  }
+
+  #takeInode(b: BlockBytes, off: number, len: number): void {
+    const { report } = this.cx, ino = this.#ino;
+    if (len !== Inode.V1_SIZE && (len !== Inode.SIZE || this.cx.fmtVers < 2)) {
+      report.add("inode-length", { ino, len });
+      if (len < Inode.V1_SIZE) return;
+    }
+    this.#present = true;
+    this.#val.fill(0);
+    this.#val.set(b.buf.subarray(off, off + Math.min(len, Inode.SIZE)));
+    const i = this.#inode, v = i.v;
+    const bad = (field: string, value: number | string) =>
+      report.add("inode-field", { ino, field, value });
+    this.#format = i.mode & S_IFMT;
+    this.#nlink = i.nlink;
+    if (!ENTRY_TYPE.has(this.#format) || i.mode > 0o177777) {
+      bad("mode", `0o${i.mode.toString(8)}`);
+    }
+    const known = INODE_FLAG_TRUNCATE | (this.cx.fmtVers >= 2 ? INODE_FLAG_RETENTION : 0);
+    if ((i.flags & ~known) !== 0) bad("flags", i.flags);
+    if (i.isTruncating && this.#format !== S_IFREG) bad("flags", i.flags);
+    if (ino >= this.nextIno) report.add("inode-next-ino", { ino, nextIno: this.nextIno });
+    if (ino !== ROOT_INO && ino < 1024) bad("number", ino);
+    for (let at = 96; at < 160; at += 16) {
+      const name = ["atime", "ctime", "mtime", "crtime"][(at - 96) / 16] as string;
+      if (v.getUint32(at + 8, true) >= 1_000_000_000) bad(name, v.getUint32(at + 8, true));
+      if (v.getUint32(at + 12, true) !== 0) bad(`${name} padding`, v.getUint32(at + 12, true));
+    }
+    const device = this.#format === S_IFCHR || this.#format === S_IFBLK;
+    if (!device && i.rdev !== 0) bad("rdev", i.rdev);
+    if (v.getUint32(4, true) >= 0x8000_0000) bad("size", v.getBigUint64(0, true).toString());
+    const metaSeq = rawU64(v, 8), dataSeq = rawU64(v, 16);
+    if (metaSeq > this.maxSeq) bad("meta_seq", metaSeq);
+    if (dataSeq > this.maxSeq) bad("data_seq", dataSeq);
+    this.facts.add(
+      FACT_META_INDEX,
+      SIDE_SOURCE,
+      v.getUint32(12, true),
+      v.getUint32(8, true),
+      this.#inoHi,
+      this.#inoLo,
+    );
+    if (this.#format === S_IFREG) {
+      this.facts.add(
+        FACT_DATA_INDEX,
+        SIDE_SOURCE,
+        v.getUint32(20, true),
+        v.getUint32(16, true),
+        this.#inoHi,
+        this.#inoLo,
+      );
+    }
+    if (this.#nlink === 0) {
+      this.facts.add(FACT_ORPHAN, SIDE_SOURCE, this.#inoHi, this.#inoLo, 0, 0);
+    }
+    if (this.#format === S_IFDIR) this.directories++;
+  }
+
+  /** What a directory entry, its readdir twin and its backref have in common; false if unusable. */
+  #entryValue(b: BlockBytes, item: number, off: number, len: number, kind: string): boolean {
+    const { report } = this.cx, v = b.v;
+    const nameLen = len - DIRENT_BYTES;
+    const bad = (why: string) =>
+      report.add("entry-value", { ino: this.#ino, kind, key: keyText(v, item), why });
+    if (nameLen < 1 || nameLen > NAME_MAX) {
+      bad(`a name of ${nameLen} bytes`);
+      return false;
+    }
+    if (v.getUint8(off + 25) !== 0 || !isZero(b.buf, off + 26, 6)) bad("padding is not zero");
+    const hash = direntHash(b.buf, off + DIRENT_BYTES, nameLen);
+    if (v.getUint32(off + 8, true) !== hash.lo || v.getUint32(off + 12, true) !== hash.hi) {
+      bad("the hash is not that of the name");
+    }
+    for (let i = off + DIRENT_BYTES; i < off + len; i++) {
+      const c = b.buf[i] as number;
+      if (c === 0 || c === 0x2f) {
+        bad("the name has a NUL or a slash");
+        break;
+      }
+    }
+    const first = b.buf[off + DIRENT_BYTES], second = b.buf[off + DIRENT_BYTES + 1];
+    if (first === 0x2e && (nameLen === 1 || nameLen === 2 && second === 0x2e)) {
+      bad("the name is . or ..");
+    }
+    return true;
+  }
+
+  #entryFact(
+    cls: number,
+    side: number,
+    b: BlockBytes,
+    off: number,
+    len: number,
+    dirHi: number,
+    dirLo: number,
+  ): void {
+    const v = b.v;
+    // Everything but the position, which is part of the identity.
+    const h1 = crc32c(b.buf, off, len), h2 = fnv1a32(b.buf, off, len);
+    this.facts.add(
+      cls,
+      side,
+      dirHi,
+      dirLo,
+      v.getUint32(off + 20, true),
+      v.getUint32(off + 16, true),
+      0,
+      0,
+      0,
+      h1,
+      h2,
+      v.getUint32(off + 4, true),
+      v.getUint32(off, true),
+    );
+  }
+
+  #dirent(b: BlockBytes, item: number, off: number, len: number): void {
+    if (!this.#entryValue(b, item, off, len, "dirent")) return;
+    const { report } = this.cx, v = b.v, key = item + KEY;
+    const differs = (why: string) =>
+      report.add("entry-value", { ino: this.#ino, kind: "dirent", key: keyText(v, item), why });
+    if (
+      v.getUint32(key + 8, true) !== v.getUint32(off + 8, true) ||
+      v.getUint32(key + 12, true) !== v.getUint32(off + 12, true)
+    ) differs("the key has another hash");
+    if (
+      v.getUint32(key + 16, true) !== v.getUint32(off + 16, true) ||
+      v.getUint32(key + 20, true) !== v.getUint32(off + 20, true)
+    ) differs("the key has another position");
+    if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
+    const pos = rawU64(v, off + 16);
+    if (pos < DIRENT_FIRST_POS) differs(`position ${pos}`);
+    else if (this.#present && pos >= rawU64(this.#inode.v, 48)) {
+      report.add("dir-next-pos", { ino: this.#ino, pos, next: rawU64(this.#inode.v, 48) });
+    }
+    this.#unique(b, off, len, v.getUint32(key + 12, true), v.getUint32(key + 8, true));
+    this.#entries++;
+    this.#names += len - DIRENT_BYTES;
+    if (v.getUint8(off + 24) === DT_DIR) this.#subdirs++;
+    this.#entryFact(FACT_READDIR, SIDE_SOURCE, b, off, len, this.#inoHi, this.#inoLo);
+    this.#entryFact(FACT_BACKREF, SIDE_SOURCE, b, off, len, this.#inoHi, this.#inoLo);
+  }
+
+  /** Names of equal hash are neighbours; only those can be equal. */
+  #unique(b: BlockBytes, off: number, len: number, hashHi: number, hashLo: number): void {
+    const same = this.#sameHash.length > 0 && hashHi === this.#hashHi && hashLo === this.#hashLo;
+    const name = b.buf.subarray(off + DIRENT_BYTES, off + len);
+    if (!same) {
+      this.#hashHi = hashHi;
+      this.#hashLo = hashLo;
+      this.#sameHash.length = 0;
+    } else if (this.#sameHash.some((other) => bytesEqual(other, name))) {
+      this.cx.report.add("dir-name-twice", { ino: this.#ino, name: nameText(name) });
+    }
+    this.#sameHash.push(name.slice());
+  }
+
+  #readdir(b: BlockBytes, item: number, off: number, len: number): void {
+    if (!this.#entryValue(b, item, off, len, "readdir entry")) return;
+    const v = b.v, key = item + KEY;
+    if (
+      v.getUint32(key + 8, true) !== v.getUint32(off + 16, true) ||
+      v.getUint32(key + 12, true) !== v.getUint32(off + 20, true) ||
+      !isZero(b.buf, key + 16, 9)
+    ) {
+      this.cx.report.add("entry-value", {
+        ino: this.#ino,
+        kind: "readdir entry",
+        key: keyText(v, item),
+        why: "the key has another position",
+      });
+    }
+    this.#entryFact(FACT_READDIR, SIDE_ITEM, b, off, len, this.#inoHi, this.#inoLo);
+  }
+
+  #backref(b: BlockBytes, item: number, off: number, len: number): void {
+    this.#backrefs++;
+    if (!this.#entryValue(b, item, off, len, "link backref")) return;
+    const { report } = this.cx, v = b.v, key = item + KEY;
+    const differs = (why: string) =>
+      report.add("entry-value", {
+        ino: this.#ino,
+        kind: "link backref",
+        key: keyText(v, item),
+        why,
+      });
+    if (v.getUint32(off, true) !== this.#inoLo || v.getUint32(off + 4, true) !== this.#inoHi) {
+      differs(`the value says inode ${rawU64(v, off)}`);
+    }
+    if (
+      v.getUint32(key + 16, true) !== v.getUint32(off + 16, true) ||
+      v.getUint32(key + 20, true) !== v.getUint32(off + 20, true)
+    ) differs("the key has another position");
+    if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
+    const type = v.getUint8(off + 24);
+    if (this.#present && type !== ENTRY_TYPE.get(this.#format)) {
+      report.add("entry-type", { ino: this.#ino, type, dir: rawU64(v, key + 8) });
+    }
+    this.#entryFact(
+      FACT_BACKREF,
+      SIDE_ITEM,
+      b,
+      off,
+      len,
+      v.getUint32(key + 12, true),
+      v.getUint32(key + 8, true),
+    );
+    if (this.#present && this.#format === S_IFDIR && this.#backrefs === 1) {
+      this.parents?.add(this.#ino, rawU64(v, key + 8));
+    }
+  }
+
+  #symlink(b: BlockBytes, item: number, off: number, len: number): void {
+    const v = b.v, key = item + KEY, nr = rawU64(v, key + 8);
+    const bad = (why: string) => this.cx.report.add("symlink", { ino: this.#ino, why });
+    if (!isZero(b.buf, key + 16, 9)) bad(`part ${nr} has a key with more fields`);
+    if (nr !== this.#symlinkParts) bad(`part ${this.#symlinkParts} is missing`);
+    if (this.#lastPartShort) bad(`part ${this.#symlinkParts - 1} is short`);
+    if (len === 0) {
+      bad(`part ${nr} is empty`);
+      return;
+    }
+    this.#symlinkParts = nr + 1;
+    this.#symlinkBytes += len;
+    this.#lastPartShort = len !== XATTR_PART_SIZE;
+    this.#symlinkEnd = b.buf[off + len - 1] as number;
+  }
+
+  #extent(b: BlockBytes, item: number, off: number, len: number): void {
+    const { report } = this.cx, v = b.v, key = item + KEY, ino = this.#ino;
+    const end = rawU64(v, key + 8), count = rawU64(v, key + 16), start = end - count + 1;
+    const bad = (why: string) => report.add("extent-item", { ino, end, count, why });
+    if (len !== 16) {
+      bad(`a value of ${len} bytes`);
+      return;
+    }
+    if (v.getUint8(key + 24) !== 0) bad("the key's last field is not zero");
+    if (end > SM_MAX || count < 1 || start < 0) {
+      bad("it lies outside any file");
+      return;
+    }
+    const blkno = rawU64(v, off), flags = v.getUint8(off + 8);
+    if (!isZero(b.buf, off + 9, 7)) bad("padding is not zero");
+    if ((flags & ~(SEF_OFFLINE | SEF_UNWRITTEN)) !== 0) bad(`unknown flags ${flags}`);
+    else if (blkno === 0 && flags !== SEF_OFFLINE || blkno !== 0 && flags === SEF_OFFLINE) {
+      bad(`flags ${flags} with block ${blkno}`);
+    }
+    if (start <= this.#extentEnd) {
+      report.add("extent-file-overlap", { ino, start, count });
+    } else if (
+      this.#extentEnd >= 0 && start === this.#extentEnd + 1 && flags === this.#extentFlags
+    ) {
+      const joined = blkno === 0
+        ? this.#extentBlkno === 0
+        : this.#extentBlkno !== 0 && blkno === this.#extentBlkno + this.#extentLen;
+      if (joined) report.add("extent-file-touch", { ino, start, count });
+    }
+    this.#extentEnd = end;
+    this.#extentBlkno = blkno;
+    this.#extentFlags = flags;
+    this.#extentLen = count;
+    if (blkno !== 0 && (flags & SEF_UNWRITTEN) === 0) this.#online += count;
+    else if ((flags & SEF_OFFLINE) !== 0) this.#offline += count;
+    if (blkno === 0) return;
+    if (blkno < DATA_DEV_START_BLKNO || blkno + count > this.cx.dataBlocks) {
+      report.add("extent-outside", { ino, blkno, count });
+      return;
+    }
+    this.space?.addFile(blkno, count, this.#inoHi, this.#inoLo, start);
+  }
+
+  /** What the inode says against what its items add up to. */
+  #finish(): void {
+    const { report } = this.cx, ino = this.#ino, i = this.#inode, v = i.v;
+    const size = rawU64(v, 0);
+    const wrong = (
+      code: "inode-size" | "inode-nlink" | "inode-blocks",
+      field: string,
+      value: number,
+      found: number,
+    ) => report.add(code, { ino, field, value, found });
+    const isDir = this.#format === S_IFDIR;
+    if (isDir) {
+      if (size !== this.#names) wrong("inode-size", "size", size, this.#names);
+      if (this.#nlink !== 0 || this.#entries > 0) {
+        const links = 2 + this.#subdirs;
+        if (this.#nlink !== links) wrong("inode-nlink", "nlink", this.#nlink, links);
+      }
+      const expected = ino === ROOT_INO || this.#nlink === 0 ? 0 : 1;
+      if (this.#backrefs !== expected) {
+        report.add("dir-parents", { ino, backrefs: this.#backrefs, expected });
+      }
+      if (rawU64(v, 48) < DIRENT_FIRST_POS) {
+        report.add("inode-field", { ino, field: "next_readdir_pos", value: rawU64(v, 48) });
+      }
+      this.parents?.exists(ino, this.#nlink === 0);
+    } else {
+      if (this.#nlink !== this.#backrefs) {
+        wrong("inode-nlink", "nlink", this.#nlink, this.#backrefs);
+      }
+      if (this.#entries > 0) report.add("entries-in-file", { ino, entries: this.#entries });
+    }
+    if (ino === ROOT_INO && !isDir) report.add("root-inode", { why: "it is no directory" });
+    if (this.#format === S_IFLNK) this.#finishSymlink(size);
+    else if (this.#symlinkParts > 0) {
+      report.add("symlink", { ino, why: "it is no symlink, but has a target" });
+    }
+    if (this.#format !== S_IFREG) {
+      if (this.#extentEnd >= 0) report.add("extents-in-other", { ino });
+      if (!isDir && this.#format !== S_IFLNK && size !== 0) wrong("inode-size", "size", size, 0);
+    }
+    // A file that is being deleted loses its extents before its inode (02 §6.4).
+    if (this.#nlink > 0) {
+      const online = rawU64(v, 32), offline = rawU64(v, 40);
+      if (online !== this.#online) wrong("inode-blocks", "online_blocks", online, this.#online);
+      if (offline !== this.#offline) {
+        wrong("inode-blocks", "offline_blocks", offline, this.#offline);
+      }
+    }
+  }
+
+  #finishSymlink(size: number): void {
+    const ino = this.#ino;
+    const bad = (why: string) => this.cx.report.add("symlink", { ino, why });
+    if (size < 1 || size > SYMLINK_MAX_SIZE) bad(`size ${size}`);
+    else if (this.#symlinkBytes !== size) {
+      bad(`its parts have ${this.#symlinkBytes} bytes, size is ${size}`);
+    } else if (this.#symlinkEnd !== 0) bad("the target does not end in NUL");
+  }
+}
+
+/** A stored key as text. */
+export function keyText(v: DataView, item: number): string {
+  const k = item + KEY;
+  return `${v.getUint8(k + 25)}.${v.getBigUint64(k, true)}.${v.getUint8(k + 26)}.${
+    v.getBigUint64(k + 8, true)
+  }.${v.getBigUint64(k + 16, true)}.${v.getUint8(k + 24)}`;
+}
+
+/** A name for messages: printable ASCII as it is, other bytes as \xNN. */
+export function nameText(name: Uint8Array): string {
+  let s = "";
+  for (const c of name) {
+    s += c >= 0x20 && c < 0x7f && c !== 0x5c
+      ? String.fromCharCode(c)
+      : `\\x${c.toString(16).padStart(2, "0")}`;
+  }
+  return s;
+}

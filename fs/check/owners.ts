@@ -1,0 +1,138 @@
+/**
+ * Who has which metadata block: one byte a block, in pages that exist only where owners differ, so
+ * that large free extents cost nothing. An owner is a tree, a list, a file; 253 of them are told
+ * apart by name, later ones share one.
+ *
+ * Invariant: a block has the first owner that claimed it, for good.
+ */
+
+import { assert } from "../errors.ts";
+
+/** Blocks that a page of the map covers. */
+const PAGE = 1 << 16;
+
+export const NOBODY = 0;
+/** Owners beyond what a byte can tell apart. */
+const SHARED_USED = 254;
+const SHARED_FREE = 255;
+
+export class BlockOwners {
+  /** A page, or the one owner of all its blocks. */
+  #pages: (Uint8Array | number)[] = [];
+  #names: string[] = ["nobody"];
+  #free: boolean[] = [false];
+  #next = NOBODY + 1;
+  readonly #total: number;
+
+  constructor(totalBlocks: number) {
+    this.#total = totalBlocks;
+    for (let at = 0; at < totalBlocks; at += PAGE) this.#pages.push(NOBODY);
+    this.#names[SHARED_USED] = "one of many trees";
+    this.#names[SHARED_FREE] = "one of many free lists";
+    this.#free[SHARED_FREE] = true;
+  }
+
+  get total(): number {
+    return this.#total;
+  }
+
+  /** A new owner. `free`: it says that its blocks are free. */
+  define(name: string, free: boolean): number {
+    if (this.#next >= SHARED_USED) return free ? SHARED_FREE : SHARED_USED;
+    const id = this.#next++;
+    this.#names[id] = name;
+    this.#free[id] = free;
+    return id;
+  }
+
+  name(owner: number): string {
+    return this.#names[owner] ?? "nobody";
+  }
+
+  isFree(owner: number): boolean {
+    return this.#free[owner] === true;
+  }
+
+  of(blkno: number): number {
+    const page = this.#pages[Math.floor(blkno / PAGE)];
+    if (page === undefined) return NOBODY;
+    return typeof page === "number" ? page : page[blkno % PAGE] as number;
+  }
+
+  /** Makes `owner` the block's owner if it has none; returns the owner it has now. */
+  claim(blkno: number, owner: number): number {
+    assert(blkno < this.#total, "a block outside the device cannot be owned");
+    const at = Math.floor(blkno / PAGE);
+    const page = this.#pages[at];
+    if (page === undefined || typeof page === "number") {
+      if (page !== NOBODY) return page ?? NOBODY;
+      const fresh = new Uint8Array(PAGE);
+      fresh[blkno % PAGE] = owner;
+      this.#pages[at] = fresh;
+      return owner;
+    }
+    const before = page[blkno % PAGE] as number;
+    if (before !== NOBODY) return before;
+    page[blkno % PAGE] = owner;
+    return owner;
+  }
+
+  /**
+   * Claims a run; calls `conflict` for each block of it that has an owner already. Whole pages are
+   * claimed at once.
+   */
+  claimRun(
+    start: number,
+    len: number,
+    owner: number,
+    conflict: (blkno: number, before: number) => void,
+  ): void {
+    let at = start;
+    const end = start + len;
+    while (at < end) {
+      const index = Math.floor(at / PAGE), first = index * PAGE;
+      if (at === first && end >= first + PAGE && this.#pages[index] === NOBODY) {
+        this.#pages[index] = owner;
+        at += PAGE;
+        continue;
+      }
+      const before = this.of(at);
+      if (before === NOBODY) this.claim(at, owner);
+      else conflict(at, before);
+      at++;
+    }
+  }
+
+  /** Visits the maximal runs [start, start+len) of [from, total) whose blocks satisfy `want`. */
+  forEachRun(
+    from: number,
+    want: (owner: number) => boolean,
+    visit: (start: number, len: number) => void,
+  ): void {
+    let start = -1, at = from;
+    while (at < this.#total) {
+      const index = Math.floor(at / PAGE);
+      const page = this.#pages[index] as Uint8Array | number;
+      const end = Math.min((index + 1) * PAGE, this.#total);
+      if (typeof page === "number") {
+        if (want(page)) {
+          if (start < 0) start = at;
+        } else if (start >= 0) {
+          visit(start, at - start);
+          start = -1;
+        }
+        at = end;
+        continue;
+      }
+      for (; at < end; at++) {
+        if (want(page[at % PAGE] as number)) {
+          if (start < 0) start = at;
+        } else if (start >= 0) {
+          visit(start, at - start);
+          start = -1;
+        }
+      }
+    }
+    if (start >= 0) visit(start, this.#total - start);
+  }
+}

@@ -1,0 +1,433 @@
+/**
+ * Pass 3: all filesystem items, in one ordered reading of fs_root and every log item tree.
+ *
+ * Relies on: the log trees of pass 1, bloom blocks by their references.
+ * Guarantees: the blocks of these trees are claimed; every version of every item has a key and a
+ * length that its tree allows and is found by readers (bloom bits, sequences); what is visible has
+ * been checked inode by inode; the fact book holds what the inodes and their indexes say of each
+ * other; all data extents of files are in the space sorter.
+ */
+
+import { BloomBlock } from "../../format/bloom.ts";
+import { type BlockBytes, KEY } from "../../format/btree_block.ts";
+import {
+  FOREST_BLOOM_BITS,
+  ITEM_FLAG_DELETION,
+  MAGIC_BLOOM,
+  QUOTA_NAME_SELECT,
+  QUOTA_RULE_TOTL_COUNT,
+  QUOTA_SOURCE_GID,
+  ROOT_INO,
+  TYPE_DATA_EXTENT,
+  TYPE_DIRENT,
+  TYPE_INODE,
+  TYPE_INODE_INDEX_DATA_SEQ,
+  TYPE_INODE_INDEX_META_SEQ,
+  TYPE_LINK_BACKREF,
+  TYPE_ORPHAN,
+  TYPE_QUOTA_RULE,
+  TYPE_READDIR,
+  TYPE_SYMLINK,
+  TYPE_XATTR,
+  XATTR_PART_SIZE,
+  ZONE_FS,
+  ZONE_INODE_INDEX,
+  ZONE_ORPHAN,
+  ZONE_QUOTA,
+  ZONE_XATTR_INDX,
+  ZONE_XATTR_TOTL,
+} from "../../format/constants.ts";
+import { bloomBits, fnv1a64 } from "../../format/hash.ts";
+import { QuotaRuleVal } from "../../format/items.ts";
+import { Key } from "../../format/key.ts";
+import { type CheckContext, follow, toRef } from "./context.ts";
+import {
+  FACT_DATA_INDEX,
+  FACT_INDX,
+  FACT_META_INDEX,
+  FACT_ORPHAN,
+  FACT_SRCH,
+  type FactBook,
+  SIDE_ITEM,
+} from "./facts.ts";
+import { InodeCheck, keyText } from "./inode_check.ts";
+import { ParentMap } from "./parents.ts";
+import type { LogTree, ServerItems } from "./pass_roots.ts";
+import { fieldU64, isZero, rawU64 } from "./raw.ts";
+import type { RawBlock } from "./source.ts";
+import type { SpaceMap } from "./space.ts";
+import { type ItemSink, streamItems, type StreamTree } from "./stream.ts";
+import { type Leaf, TreeWalk } from "./tree_walk.ts";
+import type { SrchEntry } from "../../format/srch.ts";
+
+const SEQ = 40;
+const VAL_OFF = 48;
+const VAL_LEN = 50;
+const FLAGS = 52;
+
+/** Leaves that all trees together read ahead, and the least a tree gets. */
+const READ_AHEAD = 128;
+const MIN_WINDOW = 4;
+
+export interface ItemTotals {
+  inodes: number;
+  directories: number;
+  items: number;
+}
+
+/** Checks all items; `again` repeats the reading only to collect facts. */
+export function checkItems(
+  cx: CheckContext,
+  items: ServerItems,
+  facts: FactBook,
+  space: SpaceMap | null,
+): ItemTotals {
+  const superSeq = fieldU64(cx.sb, 72);
+  let maxSeq = superSeq;
+  for (const { lt } of items.logTrees) maxSeq = Math.max(maxSeq, lt.maxItemSeq);
+  const mergeSeq = items.merge.status?.seq ?? 0;
+  const window = Math.max(MIN_WINDOW, Math.floor(READ_AHEAD / (1 + items.logTrees.length)));
+  const trees: StreamTree[] = [];
+  const fsRoot = new VersionCheck(cx, "fs_root", false, maxSeq, null);
+  trees.push({
+    walk: new TreeWalk(cx, cx.sb.fsRoot, { what: "fs_root", owner: cx.fsRootOwner, window }),
+    cls: "fs",
+    onLeaf: (leaf) => fsRoot.leaf(leaf),
+  });
+  const blooms: RawBlock[] = [];
+  for (const tree of items.logTrees) {
+    const bloom = readBloom(cx, tree, blooms);
+    const { lt, what } = tree;
+    const versions = new VersionCheck(cx, what, true, Math.min(lt.maxItemSeq, maxSeq), bloom);
+    const input = lt.isFinalized && (mergeSeq === 0 || lt.finalizeSeq < mergeSeq);
+    const owner = cx.owners.define(`items of ${what}`, false);
+    trees.push({
+      walk: new TreeWalk(cx, lt.itemRoot, { what: `items of ${what}`, owner, log: true, window }),
+      cls: input ? "input" : "log",
+      onLeaf: (leaf) => versions.leaf(leaf),
+    });
+  }
+  const parents = new ParentMap();
+  const nextIno = fieldU64(cx.sb, 80);
+  const sink = new VisibleItems(
+    cx,
+    facts,
+    new InodeCheck(cx, facts, space, parents, nextIno, maxSeq),
+  );
+  streamItems(trees, sink);
+  sink.finish();
+  for (const b of blooms) cx.source.release(b);
+  parents.check(
+    ROOT_INO,
+    (ino, parent) => cx.report.add("dir-parent-missing", { ino, parent }),
+    (ino) => cx.report.add("dir-cycle", { ino }),
+  );
+  if (!sink.rootSeen) cx.report.add("root-inode", { why: "it is missing" });
+  return { inodes: sink.inodes.inodes, directories: sink.inodes.directories, items: sink.items };
+}
+
+/** Claims and checks the bloom block of a log tree; null when there is none to test with. */
+function readBloom(cx: CheckContext, tree: LogTree, blooms: RawBlock[]): RawBlock | null {
+  const { lt, what } = tree;
+  if (lt.bloomRef.isNull) return null;
+  const b = cx.source.acquire();
+  const owner = cx.owners.define(`bloom block of ${what}`, false);
+  if (!follow(cx, toRef(lt.bloomRef), MAGIC_BLOOM, owner, b)) {
+    cx.source.release(b);
+    return null;
+  }
+  blooms.push(b);
+  let set = 0;
+  const words = new Uint32Array(
+    b.buf.buffer,
+    b.buf.byteOffset + BloomBlock.SIZE,
+    FOREST_BLOOM_BITS / 32,
+  );
+  for (let w of words) {
+    for (; w !== 0; w &= w - 1) set++;
+  }
+  const total = rawU64(b.v, 32);
+  if (total !== set) cx.report.add("bloom-count", { what, value: total, found: set });
+  return b;
+}
+
+/** What must hold for every version in one tree, visible or not. */
+class VersionCheck {
+  // The lock range that the last item belonged to.
+  #zone = -1;
+  #type = -1;
+  #groupHi = -1;
+  #groupLo = -1;
+
+  constructor(
+    private readonly cx: CheckContext,
+    private readonly what: string,
+    private readonly log: boolean,
+    private readonly maxSeq: number,
+    private readonly bloom: RawBlock | null,
+  ) {}
+
+  leaf(leaf: Leaf): void {
+    const v = leaf.b.v;
+    let kept = 0;
+    for (let i = 0; i < leaf.nr; i++) {
+      const item = leaf.order[i] as number;
+      if (this.#allowed(leaf.b, item)) leaf.order[kept++] = item;
+      if (rawU64(v, item + SEQ) > this.maxSeq) {
+        this.cx.report.add("item-seq", {
+          what: this.what,
+          key: keyText(v, item),
+          seq: rawU64(v, item + SEQ),
+          max: this.maxSeq,
+        });
+      }
+      if (this.bloom !== null) this.#bloomed(v, item);
+    }
+    leaf.nr = kept;
+  }
+
+  /** Key and length are ones that a filesystem item can have. */
+  #allowed(b: BlockBytes, item: number): boolean {
+    const v = b.v, key = item + KEY, zone = v.getUint8(key + 25), type = v.getUint8(key + 26);
+    const len = v.getUint16(item + VAL_LEN, true);
+    const deletion = this.log && v.getUint8(item + FLAGS) === ITEM_FLAG_DELETION;
+    let right = false, low = 0, high = 0, unused = true;
+    switch (zone) {
+      case ZONE_INODE_INDEX:
+        right = type === TYPE_INODE_INDEX_META_SEQ || type === TYPE_INODE_INDEX_DATA_SEQ;
+        unused = isZero(b.buf, key, 8) && b.buf[key + 24] === 0;
+        break;
+      case ZONE_ORPHAN:
+        right = type === TYPE_ORPHAN;
+        unused = isZero(b.buf, key, 8) && isZero(b.buf, key + 16, 9);
+        break;
+      case ZONE_QUOTA:
+        right = type === TYPE_QUOTA_RULE && this.cx.fmtVers >= 2;
+        unused = isZero(b.buf, key, 8) && b.buf[key + 24] === 0;
+        low = high = QuotaRuleVal.SIZE;
+        break;
+      case ZONE_XATTR_TOTL:
+        right = type === 0;
+        unused = b.buf[key + 24] === 0;
+        low = high = 16;
+        break;
+      case ZONE_XATTR_INDX:
+        right = type === 0 && this.cx.fmtVers >= 2;
+        break;
+      case ZONE_FS:
+        right = true;
+        switch (type) {
+          case TYPE_INODE:
+            unused = isZero(b.buf, key + 8, 17);
+            low = 160;
+            high = 168;
+            break;
+          case TYPE_XATTR:
+            low = 1;
+            high = XATTR_PART_SIZE;
+            break;
+          case TYPE_DIRENT:
+          case TYPE_READDIR:
+          case TYPE_LINK_BACKREF:
+            low = 33;
+            high = 287;
+            break;
+          case TYPE_SYMLINK:
+            low = 1;
+            high = XATTR_PART_SIZE;
+            break;
+          case TYPE_DATA_EXTENT:
+            low = high = 16;
+            break;
+          default:
+            right = false;
+        }
+    }
+    if (!right) {
+      this.cx.report.add("item-zone", { what: this.what, key: keyText(v, item) });
+      return false;
+    }
+    if (!unused) {
+      this.cx.report.add("item-key-fields", { what: this.what, key: keyText(v, item) });
+      return false;
+    }
+    if (deletion ? len !== 0 : len < low || len > high) {
+      this.cx.report.add("item-length", { what: this.what, key: keyText(v, item), len });
+      return false;
+    }
+    return true;
+  }
+
+  /** Without the three bits of its lock's start key an item is hidden from readers. */
+  #bloomed(v: DataView, item: number): void {
+    const key = item + KEY, zone = v.getUint8(key + 25), type = v.getUint8(key + 26);
+    let hi = 0, lo = 0, lockType = 0;
+    if (zone === ZONE_FS) {
+      hi = v.getUint32(key + 4, true);
+      lo = (v.getUint32(key, true) & ~1023) >>> 0;
+    } else if (zone === ZONE_INODE_INDEX) {
+      hi = v.getUint32(key + 12, true);
+      lo = (v.getUint32(key + 8, true) & ~1023) >>> 0;
+      lockType = type;
+    } else if (zone === ZONE_ORPHAN) lockType = TYPE_ORPHAN;
+    const same = zone === this.#zone && lockType === this.#type && hi === this.#groupHi &&
+      lo === this.#groupLo;
+    if (same) return;
+    this.#zone = zone;
+    this.#type = lockType;
+    this.#groupHi = hi;
+    this.#groupLo = lo;
+    const start = zone === ZONE_INODE_INDEX
+      ? Key.words(zone, 0, 0, lockType, hi, lo, 0, 0, 0)
+      : Key.words(zone, hi, lo, lockType, 0, 0, 0, 0, 0);
+    const bits = (this.bloom as RawBlock).buf;
+    for (const bit of bloomBits(start)) {
+      if (((bits[BloomBlock.SIZE + (bit >>> 3)] as number) >>> (bit & 7) & 1) === 0) {
+        this.cx.report.add("bloom-bits", {
+          what: this.what,
+          key: keyText(v, item),
+          lock: start.toString(),
+        });
+        return;
+      }
+    }
+  }
+}
+
+/** What a reader sees. */
+class VisibleItems implements ItemSink {
+  #inoHi = -1;
+  #inoLo = -1;
+  #quotaHash = 0n;
+  #quotaNext = 0;
+  items = 0;
+  rootSeen = false;
+
+  constructor(
+    private readonly cx: CheckContext,
+    private readonly facts: FactBook,
+    readonly inodes: InodeCheck,
+  ) {}
+
+  item(b: BlockBytes, item: number): void {
+    const v = b.v, key = item + KEY;
+    this.items++;
+    switch (v.getUint8(key + 25)) {
+      case ZONE_FS: {
+        const hi = v.getUint32(key + 4, true), lo = v.getUint32(key, true);
+        if (hi !== this.#inoHi || lo !== this.#inoLo) {
+          if (this.#inoHi >= 0) this.inodes.end();
+          this.#inoHi = hi;
+          this.#inoLo = lo;
+          if (hi === 0 && lo === ROOT_INO && v.getUint8(key + 26) === TYPE_INODE) {
+            this.rootSeen = true;
+          }
+          this.inodes.begin(hi, lo);
+        }
+        this.inodes.item(b, item);
+        break;
+      }
+      case ZONE_INODE_INDEX:
+        this.facts.add(
+          v.getUint8(key + 26) === TYPE_INODE_INDEX_META_SEQ ? FACT_META_INDEX : FACT_DATA_INDEX,
+          SIDE_ITEM,
+          v.getUint32(key + 12, true),
+          v.getUint32(key + 8, true),
+          v.getUint32(key + 20, true),
+          v.getUint32(key + 16, true),
+        );
+        break;
+      case ZONE_ORPHAN:
+        this.facts.add(
+          FACT_ORPHAN,
+          SIDE_ITEM,
+          v.getUint32(key + 12, true),
+          v.getUint32(key + 8, true),
+          0,
+          0,
+        );
+        break;
+      case ZONE_QUOTA:
+        this.#quota(b, item);
+        break;
+      case ZONE_XATTR_INDX:
+        this.facts.add(
+          FACT_INDX,
+          SIDE_ITEM,
+          v.getUint32(key + 4, true),
+          v.getUint32(key, true),
+          v.getUint32(key + 12, true),
+          v.getUint32(key + 8, true),
+          v.getUint32(key + 20, true),
+          v.getUint32(key + 16, true),
+          v.getUint8(key + 24),
+        );
+        break;
+    }
+  }
+
+  totl(b: BlockBytes, item: number, total: bigint, count: bigint): void {
+    const v = b.v, key = item + KEY;
+    this.items++;
+    this.facts.addTotal(
+      SIDE_ITEM,
+      v.getBigUint64(key, true),
+      v.getBigUint64(key + 8, true),
+      v.getBigUint64(key + 16, true),
+      total,
+      count,
+    );
+  }
+
+  stale(b: BlockBytes, item: number): void {
+    this.cx.report.add("item-stale", { key: keyText(b.v, item) });
+  }
+
+  finish(): void {
+    if (this.#inoHi >= 0) this.inodes.end();
+  }
+
+  #quota(b: BlockBytes, item: number): void {
+    const v = b.v, key = item + KEY, off = v.getUint16(item + VAL_OFF, true);
+    const val = b.buf.subarray(off, off + QuotaRuleVal.SIZE);
+    const rule = QuotaRuleVal.at(val);
+    const bad = (why: string) => this.cx.report.add("quota-rule", { key: keyText(v, item), why });
+    const hash = v.getBigUint64(key + 8, true), nr = rawU64(v, key + 16);
+    if (hash !== fnv1a64(val)) bad("its hash is not that of its value");
+    const expected = hash === this.#quotaHash ? this.#quotaNext : 0;
+    if (nr !== expected) bad(`number ${nr} of its hash, expected ${expected}`);
+    this.#quotaHash = hash;
+    this.#quotaNext = nr + 1;
+    if (rule.op > 2) bad(`operation ${rule.op}`);
+    if ((rule.ruleFlags & ~QUOTA_RULE_TOTL_COUNT) !== 0) bad(`unknown flags ${rule.ruleFlags}`);
+    if (!isZero(val, 41, 7)) bad("padding is not zero");
+    for (let i = 0; i < 3; i++) {
+      const source = rule.nameSource(i), flags = rule.nameFlags(i);
+      if (source > QUOTA_SOURCE_GID) bad(`source ${source} of name part ${i}`);
+      if ((flags & ~QUOTA_NAME_SELECT) !== 0) bad(`unknown flags ${flags} of name part ${i}`);
+      if ((flags & QUOTA_NAME_SELECT) === 0) continue;
+      if (source === 0) bad(`name part ${i} selects by a literal`);
+      for (let k = 0; k < i; k++) {
+        const selects = (rule.nameFlags(k) & QUOTA_NAME_SELECT) !== 0;
+        if (selects && rule.nameSource(k) === source && rule.nameVal(k) !== rule.nameVal(i)) {
+          bad(`name parts ${k} and ${i} select different values of one attribute`);
+        }
+      }
+    }
+  }
+}
+
+/** A search entry for the fact book. */
+export function srchFact(facts: FactBook, e: SrchEntry): void {
+  const v = e.v, o = e.o;
+  facts.add(
+    FACT_SRCH,
+    SIDE_ITEM,
+    v.getUint32(o + 4, true),
+    v.getUint32(o, true),
+    v.getUint32(o + 12, true),
+    v.getUint32(o + 8, true),
+    v.getUint32(o + 20, true),
+    v.getUint32(o + 16, true),
+  );
+}

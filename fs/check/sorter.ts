@@ -1,0 +1,229 @@
+/**
+ * External sorting of fixed-size records of 32-bit words, ascending by their first `keyWords`
+ * words. Records gather in memory; a full buffer is sorted and spilled to a temporary file as a
+ * run, and reading merges the runs. The file is unlinked when the sorter is closed.
+ *
+ * Lifecycle: push … push, then one `forEach`, then `close`.
+ */
+
+import { assert } from "../errors.ts";
+
+/** Words of memory below which a sorter does not spill. */
+const MIN_WORDS = 1 << 16;
+/** Words of each run that merging holds at a time, at least. */
+const MERGE_WORDS = 1 << 12;
+
+export interface SorterOptions {
+  /** Words of a record. */
+  readonly words: number;
+  /** Leading words to sort by, most significant first. */
+  readonly keyWords: number;
+  /** Bytes of memory to use. */
+  readonly memory: number;
+  /** Directory of the temporary file. */
+  readonly tempDir: string | undefined;
+}
+
+interface Run {
+  /** Word offset in the file, and words. */
+  at: number;
+  left: number;
+  buf: Uint32Array<ArrayBuffer>;
+  pos: number;
+  end: number;
+}
+
+export class Sorter {
+  readonly words: number;
+  readonly #keyWords: number;
+  readonly #capacity: number;
+  readonly #memory: number;
+  readonly #tempDir: string | undefined;
+  #buf: Uint32Array<ArrayBuffer>;
+  #records = 0;
+  #runs: { at: number; words: number }[] = [];
+  #file: Deno.FsFile | undefined;
+  #path: string | undefined;
+  #written = 0;
+  /** Records pushed in all. */
+  count = 0;
+
+  constructor(options: SorterOptions) {
+    this.words = options.words;
+    this.#keyWords = options.keyWords;
+    this.#memory = options.memory;
+    this.#tempDir = options.tempDir;
+    // Half for records; order arrays and the sorted copy take the rest.
+    const records = Math.floor(Math.max(MIN_WORDS, options.memory / 4 / 3) / options.words);
+    this.#capacity = records;
+    this.#buf = new Uint32Array(Math.min(records, 1024) * options.words);
+  }
+
+  /**
+   * Room for one more record: the returned array and the index of its first word. The caller stores
+   * the words at once.
+   */
+  slot(): number {
+    if (this.#records === this.#capacity) this.#spill();
+    const at = this.#records * this.words;
+    if (at + this.words > this.#buf.length) {
+      const grown = new Uint32Array(
+        Math.min(this.#capacity * this.words, 2 * this.#buf.length),
+      );
+      grown.set(this.#buf);
+      this.#buf = grown;
+    }
+    this.#records++;
+    this.count++;
+    return at;
+  }
+
+  /** Where `slot` points into; asked after `slot`. */
+  get buffer(): Uint32Array {
+    return this.#buf;
+  }
+
+  /** Whether records went to the temporary file. */
+  get spilled(): boolean {
+    return this.#runs.length > 0;
+  }
+
+  /** Visits all records in order; the array and offset are good during the call. */
+  forEach(visit: (words: Uint32Array, at: number) => void): void {
+    const order = this.#sorted();
+    if (this.#runs.length === 0) {
+      for (let i = 0; i < order.length; i++) visit(this.#buf, (order[i] as number) * this.words);
+      return;
+    }
+    if (this.#records > 0) this.#spill();
+    this.#merge(visit);
+  }
+
+  close(): void {
+    this.#file?.close();
+    if (this.#path !== undefined) Deno.removeSync(this.#path);
+    this.#file = undefined;
+    this.#path = undefined;
+    this.#buf = new Uint32Array(0);
+    this.#records = 0;
+  }
+
+  /** Record numbers in order: a stable radix sort by 16-bit digits, skipping constant ones. */
+  #sorted(): Uint32Array {
+    const n = this.#records, w = this.words, buf = this.#buf;
+    let order = new Uint32Array(n), other = new Uint32Array(n);
+    for (let i = 0; i < n; i++) order[i] = i;
+    const counts = new Uint32Array(65536);
+    for (let word = this.#keyWords - 1; word >= 0; word--) {
+      for (let shift = 0; shift < 32; shift += 16) {
+        counts.fill(0);
+        for (let i = 0, at = word; i < n; i++, at += w) {
+          counts[(buf[at] as number) >>> shift & 0xffff]!++;
+        }
+        if (n === 0 || counts[(buf[word] as number) >>> shift & 0xffff] === n) continue;
+        let sum = 0;
+        for (let d = 0; d < 65536; d++) {
+          const c = counts[d] as number;
+          counts[d] = sum;
+          sum += c;
+        }
+        for (let i = 0; i < n; i++) {
+          const record = order[i] as number;
+          const digit = (buf[record * w + word] as number) >>> shift & 0xffff;
+          other[counts[digit]!++] = record;
+        }
+        [order, other] = [other, order];
+      }
+    }
+    return order;
+  }
+
+  #spill(): void {
+    const order = this.#sorted(), w = this.words;
+    if (this.#file === undefined) {
+      this.#path = Deno.makeTempFileSync({
+        prefix: "scoutfs-fsck-",
+        ...(this.#tempDir === undefined ? {} : { dir: this.#tempDir }),
+      });
+      this.#file = Deno.openSync(this.#path, { read: true, write: true });
+    }
+    const chunk = new Uint32Array(Math.max(1, Math.floor(65536 / w)) * w);
+    let fill = 0;
+    const flush = () => {
+      writeAll(this.#file as Deno.FsFile, new Uint8Array(chunk.buffer, 0, fill * 4));
+      fill = 0;
+    };
+    this.#file.seekSync(this.#written * 4, Deno.SeekMode.Start);
+    for (let i = 0; i < order.length; i++) {
+      const at = (order[i] as number) * w;
+      for (let k = 0; k < w; k++) chunk[fill++] = this.#buf[at + k] as number;
+      if (fill === chunk.length) flush();
+    }
+    if (fill > 0) flush();
+    this.#runs.push({ at: this.#written, words: this.#records * w });
+    this.#written += this.#records * w;
+    this.#records = 0;
+  }
+
+  #merge(visit: (words: Uint32Array, at: number) => void): void {
+    const w = this.words;
+    this.#buf = new Uint32Array(0);
+    const each = Math.max(
+      MERGE_WORDS,
+      Math.floor(this.#memory / 4 / this.#runs.length),
+    );
+    const runs: Run[] = this.#runs.map((r) => {
+      const buf = new Uint32Array(Math.max(1, Math.floor(Math.min(each, r.words) / w)) * w);
+      return { at: r.at, left: r.words, buf, pos: 0, end: 0 };
+    });
+    const live = runs.filter((r) => this.#refill(r));
+    // Few runs: the least head is found by looking at all of them.
+    while (live.length > 0) {
+      let least = live[0] as Run, index = 0;
+      for (let i = 1; i < live.length; i++) {
+        const r = live[i] as Run;
+        if (this.#compare(r, least) < 0) {
+          least = r;
+          index = i;
+        }
+      }
+      visit(least.buf, least.pos);
+      least.pos += w;
+      if (least.pos === least.end && !this.#refill(least)) live.splice(index, 1);
+    }
+  }
+
+  #compare(a: Run, b: Run): number {
+    for (let k = 0; k < this.#keyWords; k++) {
+      const x = a.buf[a.pos + k] as number, y = b.buf[b.pos + k] as number;
+      if (x !== y) return x < y ? -1 : 1;
+    }
+    return 0;
+  }
+
+  #refill(r: Run): boolean {
+    const n = Math.min(r.left, r.buf.length);
+    if (n === 0) return false;
+    const file = this.#file;
+    assert(file !== undefined, "sorted runs without their file");
+    file.seekSync(r.at * 4, Deno.SeekMode.Start);
+    readAll(file, new Uint8Array(r.buf.buffer, 0, n * 4));
+    r.at += n;
+    r.left -= n;
+    r.pos = 0;
+    r.end = n;
+    return true;
+  }
+}
+
+function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+}
+
+function readAll(file: Deno.FsFile, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length;) {
+    const n = file.readSync(bytes.subarray(done));
+    assert(n !== null && n > 0, "a temporary file ended early");
+    done += n;
+  }
+}
