@@ -28,6 +28,10 @@ export interface MountOptions {
   tcpKeepaliveTimeoutMs: number;
   /** The administrator vouches that every former mount is dead. */
   assumeFenced: boolean;
+  /** Command that fences a mount (net/fence_agents.ts, FenceHook); "": none. */
+  fenceRun: string;
+  /** Its arguments. */
+  fenceRunArgs: string[];
   /** Generic mount flags (`ro`, `nosuid`, …), not interpreted here. */
   vfs: string[];
 }
@@ -45,6 +49,8 @@ export const DEFAULT_MOUNT_OPTIONS: Readonly<MountOptions> = {
   quorumSlotNr: -1,
   tcpKeepaliveTimeoutMs: 24000,
   assumeFenced: false,
+  fenceRun: "",
+  fenceRunArgs: [],
   vfs: [],
 };
 
@@ -98,7 +104,7 @@ const VFS_FLAGS = new Set(
  * `metadev_path` is checked by `requireMetadev`.
  */
 export function parseMountOptions(text: string): MountOptions {
-  const options: MountOptions = { ...DEFAULT_MOUNT_OPTIONS, vfs: [] };
+  const options: MountOptions = { ...DEFAULT_MOUNT_OPTIONS, fenceRunArgs: [], vfs: [] };
   const seen = new Set<string>();
   for (const part of text.split(",")) {
     if (part === "") continue;
@@ -118,6 +124,13 @@ export function parseMountOptions(text: string): MountOptions {
         throw new FsError(EINVAL, "mount option metadev_path needs a path");
       }
       options.metadevPath = value;
+    } else if (name === "fence_run") {
+      if (value === null || !value.startsWith("/")) {
+        throw new FsError(EINVAL, "mount option fence_run needs the absolute path of a command");
+      }
+      options.fenceRun = value;
+    } else if (name === "fence_run_args") {
+      options.fenceRunArgs = (value ?? "").split(/\s+/).filter((arg) => arg !== "");
     } else if (value !== null) {
       throw new FsError(EINVAL, unknown(name, true));
     } else if (name === "acl" || name === "noacl") {

@@ -140,6 +140,8 @@ export class FenceHook implements FenceAgent {
     private readonly command: string,
     private readonly args: readonly string[],
     private readonly log: Log,
+    /** Waits for what the runtime's own loop settles, where another loop runs (Reactor). */
+    private readonly outside: <T>(p: Promise<T>) => Promise<T> = (p) => p,
   ) {}
 
   publish(request: FenceRequest, answer: (ok: boolean) => void): void {
@@ -156,7 +158,7 @@ export class FenceHook implements FenceAgent {
 
   async #run(request: FenceRequest): Promise<boolean> {
     try {
-      const { success, code } = await new Deno.Command(this.command, {
+      const run = new Deno.Command(this.command, {
         args: [...this.args],
         env: {
           SCOUTFS_FENCED_REQ_RID: ridText(request.rid),
@@ -164,8 +166,9 @@ export class FenceHook implements FenceAgent {
         },
         stdin: "null",
         stdout: "null",
-        stderr: "inherit",
+        stderr: "null",
       }).output();
+      const { success, code } = await this.outside(run);
       if (!success) this.log(`fence command ${this.command} failed with status ${code}`);
       return success;
     } catch (e) {

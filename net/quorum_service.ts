@@ -100,6 +100,8 @@ export class QuorumService {
    * is not recorded, so that whoever leads next still fences them.
    */
   #inherited: bigint[] = [];
+  /** ELECT was recorded and STOP not yet: somebody has to fence us. */
+  #unaccounted = false;
 
   constructor(env: QuorumEnv) {
     this.#env = env;
@@ -111,6 +113,10 @@ export class QuorumService {
   }
   get term(): number {
     return this.#quorum?.term ?? 0;
+  }
+  /** No leadership of this mount lacks its STOP: nobody has to fence it. */
+  get accounted(): boolean {
+    return !this.#unaccounted;
   }
 
   /** Binds the slot's address and records BEGIN; throws FsError when the mount must fail. */
@@ -294,7 +300,9 @@ export class QuorumService {
       this.#env.log("quorum: STOP not recorded, an earlier leader of this slot is not fenced yet");
       return;
     }
+    if (event === QUORUM_EVENT_ELECT) this.#unaccounted = true;
     this.#blocks.record(slot, event, term, rid, reactor);
+    if (event === QUORUM_EVENT_STOP) this.#unaccounted = false;
     if (event === QUORUM_EVENT_FENCE) this.#inherited = [];
   }
 

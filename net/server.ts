@@ -54,6 +54,8 @@ export interface ServerEnv {
 
 export class Server implements ServerControl {
   onState: () => void = () => {};
+  /** Told why a term could not begin, before the state becomes "down". */
+  onStartFailed: (error: unknown) => void = () => {};
   readonly #env: ServerEnv;
   readonly #fences: FenceRequests;
   #state: ServerState = "down";
@@ -90,6 +92,7 @@ export class Server implements ServerControl {
     this.#enter("starting");
     this.#start(term, inherited).catch((e) => {
       this.#env.log(`server of term ${term} failed to start: ${String(e)}`);
+      if (!this.#stopRequested) this.onStartFailed(e);
       void this.#tearDown();
     });
   }

@@ -6,6 +6,7 @@
  * "stopped"; answer DESTROY when main has ended the rest.
  */
 
+import { EINTR } from "../../format/errno.ts";
 import { procCredentials } from "../../fs/caller.ts";
 import { Fs } from "../../fs/fs.ts";
 import { serve } from "../../fs/fuse/serve.ts";
@@ -65,6 +66,8 @@ runWorker<ToFs>((context) => {
   const doLeave = async (): Promise<void> => {
     try {
       if (started) {
+        // Nobody is left to be answered.
+        fs.waiters.close(EINTR);
         // The kernel knows no inode any more: what was unlinked while open can be deleted.
         fs.refs.forgetAll();
         await fs.stop();
@@ -106,6 +109,7 @@ runWorker<ToFs>((context) => {
           },
           onEnd: (why) => {
             if (leaving === null) tell({ is: "unmounting", why });
+            tell({ is: "ended" });
             void leave();
           },
         });

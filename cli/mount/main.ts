@@ -9,7 +9,7 @@
  * nothing is written any more, the kernel's mount is detached, the exit status is not zero.
  */
 
-import { EINTR, EIO } from "../../format/errno.ts";
+import { EBUSY, EINTR, EIO } from "../../format/errno.ts";
 import { FsError } from "../../fs/errors.ts";
 import { checkMountable, type KernelMount, kernelMount } from "../../fs/fuse/mount.ts";
 import { Gate } from "../../fs/gate.ts";
@@ -19,10 +19,17 @@ import { useFastCrc32c } from "../../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
 import { type Mailbox, openMailbox, post } from "../../fs/sys/mailbox.ts";
 import { openVolume, type Volume } from "../../fs/volume.ts";
+import { FenceDirectory } from "../../net/fence_agents.ts";
 import { mountName, ridText } from "../../net/fence.ts";
 import { HostRecords } from "../../net/host_record.ts";
 import { rememberedMounts } from "../../net/mounted_clients.ts";
-import { checkSlots, slotsOf } from "../../net/quorum_blocks.ts";
+import {
+  checkSlots,
+  presentSlots,
+  previousLeaders,
+  slotsOf,
+  SmallBlocks,
+} from "../../net/quorum_blocks.ts";
 import type { ToFs, ToMain, ToQuorum, ToServer, WorkerInit } from "./messages.ts";
 import { runtimeDir, stateDir } from "./paths.ts";
 import { writeControlTree } from "./control_tree.ts";
@@ -54,17 +61,53 @@ interface Guarded {
 export async function runMount(params: MountParams, events: MountEvents): Promise<void> {
   const { options } = params;
   requireMetadev(options);
-  sweepDead(runtimeDir());
   checkMountable(params.mountpoint);
   await useFastCrc32c();
   const guarded = await openGuarded(options.metadevPath, params.dataPath);
   try {
-    const { superBlock } = guarded.volume;
-    if (options.quorumSlotNr >= 0) checkSlots(slotsOf(superBlock.qconf), options.quorumSlotNr);
-    await new RunningMount(params, guarded, events).run();
+    const { superBlock, fsid } = guarded.volume;
+    const records = new HostRecords(stateDir(), fsid);
+    sweepDead(runtimeDir());
+    FenceDirectory.removeLeftovers(runtimeDir(), fsid, records.deadMounts());
+    if (options.quorumSlotNr >= 0) {
+      const slots = slotsOf(superBlock.qconf);
+      checkSlots(slots, options.quorumSlotNr);
+      if (presentSlots(slots).length === 1) checkNotLed(guarded, options, records);
+    }
+    await new RunningMount(params, guarded, records, events).run();
   } finally {
     guarded.meta.close();
     guarded.data.close();
+  }
+}
+
+/**
+ * Where ours is the only slot nobody else can answer for a leader that did not record its end: it
+ * must be known to be dead, or there must be a way to fence it, before anything is written.
+ */
+function checkNotLed(guarded: Guarded, options: MountOptions, records: HostRecords): void {
+  if (options.assumeFenced || options.fenceRun !== "") return;
+  const { meta, volume } = guarded;
+  const blocks = new SmallBlocks(meta, volume.fsid);
+  const found = previousLeaders([blocks.readSlot(options.quorumSlotNr)], Infinity, 0n)
+    .find((leader) => !records.provablyDead(leader.rid));
+  if (found === undefined) return;
+  throw new FsError(
+    EBUSY,
+    `${meta.name}: mount ${mountName(volume.fsid, found.rid)} did not record its end and may ` +
+      "still run on another host; if it certainly does not, mount with -o assume_fenced",
+  );
+}
+
+/** Drops records of dead mounts that the volume has forgotten too. */
+function pruneRecords(guarded: Guarded, records: HostRecords, log: (line: string) => void): void {
+  const { meta, volume } = guarded;
+  try {
+    records.prune(rememberedMounts(meta, volume.fsid, new SystemRandom()));
+  } catch (e) {
+    // A server that is at work elsewhere rewrites what is read here.
+    if (!(e instanceof FsError)) throw e;
+    log(`records of former mounts are kept: ${e.message}`);
   }
 }
 
@@ -121,6 +164,8 @@ interface Peer {
   readonly box: Mailbox;
   readonly ready: Promise<void>;
   readonly stopped: Promise<void>;
+  /** fs: no request can come any more. */
+  readonly ended: Promise<void>;
 }
 
 /** One mount from its first write to its end. */
@@ -128,23 +173,26 @@ class RunningMount {
   private readonly gate = new Gate();
   private readonly rid: bigint;
   private readonly name: string;
-  private readonly records: HostRecords;
   private readonly peers = new Map<WorkerName, Peer>();
   private kernel: KernelMount | null = null;
   private readonly boxes = new Map<WorkerName, Mailbox>();
   /** Resolves when the kernel ended the session, or a signal the wait for a server. */
   private readonly ended: Promise<void>;
   private sessionEnded: () => void = () => {};
+  /** Rejects when a mount that is not usable yet will never be. */
+  private readonly givenUp: Promise<never>;
+  private giveUp: (e: FsError) => void = () => {};
   /** Rejects when a worker failed. */
   private readonly failure: Promise<never>;
   private fail: (e: FsError) => void = () => {};
   private failed = false;
-  /** Others may know of us: a quorum block or a server has our rid. */
-  private known = false;
+  /** Somebody may have to prove that this mount is dead: it left something undone behind it. */
+  private owes = false;
 
   constructor(
     private readonly params: MountParams,
     private readonly guarded: Guarded,
+    private readonly records: HostRecords,
     private readonly events: MountEvents,
   ) {
     const random = new SystemRandom();
@@ -152,8 +200,9 @@ class RunningMount {
     while (rid === 0n || rid === 0xffff_ffff_ffff_ffffn) rid = random.u64();
     this.rid = rid;
     this.name = mountName(guarded.volume.fsid, rid);
-    this.records = new HostRecords(stateDir(), guarded.volume.fsid);
     this.ended = new Promise((resolve) => this.sessionEnded = resolve);
+    this.givenUp = new Promise((_, reject) => this.giveUp = reject);
+    this.givenUp.catch(() => {});
     this.failure = new Promise((_, reject) => {
       this.fail = (e) => {
         this.failed = true;
@@ -165,6 +214,7 @@ class RunningMount {
 
   async run(): Promise<void> {
     this.log(`mounting ${this.guarded.data.name} at ${this.params.mountpoint}`);
+    pruneRecords(this.guarded, this.records, (line) => this.log(line));
     this.records.record(this.rid, Deno.pid);
     const signals = this.watchSignals();
     try {
@@ -181,7 +231,7 @@ class RunningMount {
       await this.finish();
     } catch (e) {
       await this.breakOff(e);
-      if (!this.known) this.records.forget(this.rid);
+      if (!this.owes) this.records.forget(this.rid);
       throw e;
     } finally {
       signals.close();
@@ -200,7 +250,7 @@ class RunningMount {
       this.start("server", init);
       await this.unlessEnded(this.start("quorum", init).ready);
     }
-    this.known = true;
+    this.owes = true;
     const fs = this.start("fs", init);
     await this.unlessEnded(fs.ready);
     this.kernel = kernelMount({
@@ -233,6 +283,11 @@ class RunningMount {
     this.log("mounted");
   }
 
+  /** No other slot could elect a server while ours cannot begin. */
+  private get alone(): boolean {
+    return presentSlots(slotsOf(this.guarded.volume.superBlock.qconf)).length === 1;
+  }
+
   private workerInit(): WorkerInit {
     const { options, dataPath } = this.params;
     const { volume, meta, blockDevice } = this.guarded;
@@ -258,9 +313,10 @@ class RunningMount {
   private start(name: WorkerName, init: WorkerInit): Peer {
     const box = openMailboxFor(this.boxes, name);
     const worker = new Worker(new URL(WORKERS[name], import.meta.url), { type: "module", name });
-    let onReady = () => {}, onStopped = () => {};
+    let onReady = () => {}, onStopped = () => {}, onEnded = () => {};
     const ready = new Promise<void>((resolve) => onReady = resolve);
     const stopped = new Promise<void>((resolve) => onStopped = resolve);
+    const ended = new Promise<void>((resolve) => onEnded = resolve);
     worker.onmessage = (e: MessageEvent<ToMain>) => {
       const m = e.data;
       switch (m.is) {
@@ -273,8 +329,18 @@ class RunningMount {
         case "ready":
           onReady();
           break;
+        case "serverFailed":
+          if (this.alone) this.giveUp(new FsError(m.errno, m.message));
+          break;
+        case "left":
+          this.owes = !m.accounted;
+          onStopped();
+          break;
         case "stopped":
           onStopped();
+          break;
+        case "ended":
+          onEnded();
           break;
         case "unmounting":
           this.log(`unmounting: ${m.why}`);
@@ -287,7 +353,7 @@ class RunningMount {
       this.workerFailed(name, new FsError(EIO, `the ${name} worker died: ${e.message}`));
     };
     worker.postMessage({ ...init, mailbox: box.readFd } satisfies WorkerInit);
-    const peer = { worker, box, ready, stopped };
+    const peer = { worker, box, ready, stopped, ended };
     this.peers.set(name, peer);
     return peer;
   }
@@ -308,7 +374,7 @@ class RunningMount {
     const ended = this.ended.then(() => {
       throw new FsError(EINTR, "interrupted while mounting");
     });
-    return await this.unlessFailed(Promise.race([promise, ended]));
+    return await this.unlessFailed(Promise.race([promise, ended, this.givenUp]));
   }
 
   private unlessFailed<T>(promise: Promise<T>): Promise<T> {
@@ -323,12 +389,14 @@ class RunningMount {
     this.guarded.meta.close();
     this.guarded.data.close();
     removeRecord(runtimeDir(), this.name);
-    this.records.forget(this.rid);
+    if (!this.owes) this.records.forget(this.rid);
     const { kernel } = this;
     if (fs === undefined || kernel === null) return;
-    this.send(fs, { do: "released" });
     // On a block device umount(8) waits for that answer.
-    while (kernel.mounted) await pause(2);
+    this.send(fs, { do: "released" });
+    await this.unlessFailed(fs.ended);
+    // A session that was aborted leaves a dead mount in its place.
+    if (kernel.mounted) await kernel.unmount(true);
     kernel.destroy();
   }
 
@@ -344,7 +412,10 @@ class RunningMount {
 
   private async stopQuorum(): Promise<void> {
     const quorum = this.peers.get("quorum");
-    if (quorum === undefined) return;
+    if (quorum === undefined) {
+      this.owes = false;
+      return;
+    }
     this.send(quorum, { do: "stop" });
     await this.unlessFailed(quorum.stopped);
   }
@@ -412,5 +483,3 @@ function openMailboxFor(boxes: Map<WorkerName, Mailbox>, name: WorkerName): Mail
   }
   return box;
 }
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -56,7 +56,13 @@ export type ToMain =
   | { is: "failed"; errno: number; message: string }
   /** quorum: the slot is bound and recorded. fs: the root inode was read. */
   | { is: "ready" }
-  /** fs: the kernel ended the session. */
+  /** server: a term could not begin. */
+  | { is: "serverFailed"; errno: number; message: string }
+  /** fs: the kernel ends the session, or has. */
   | { is: "unmounting"; why: string }
-  /** fs: committed and left. quorum: recorded its end. */
-  | { is: "stopped" };
+  /** fs: the session is over, no request can come any more. */
+  | { is: "ended" }
+  /** fs: committed and left. */
+  | { is: "stopped" }
+  /** quorum: ended. `accounted`: nobody has to fence this mount as a former leader. */
+  | { is: "left"; accounted: boolean };

@@ -43,12 +43,14 @@ runWorker<ToQuorum>((context) => {
   const { init, reactor, gate, log, tell, knownDead } = context;
   const device = openDevice(init.metaPath, { write: true, gate });
   const server = new RemoteServer(init.serverBox);
+  const slots = slotsOf(readSuperBlock(device).qconf);
+  const keepaliveMs = init.options.tcpKeepaliveTimeoutMs;
   const service = new QuorumService({
     reactor,
     random: new SystemRandom(),
     device,
     fsid: init.fsid,
-    slots: slotsOf(readSuperBlock(device).qconf),
+    slots,
     slot: init.options.quorumSlotNr,
     rid: init.rid,
     gate,
@@ -58,6 +60,9 @@ runWorker<ToQuorum>((context) => {
     log,
     onFailure: (e) => tell(failure(e)),
   });
+  // A server of ours must be able to listen, whenever it is elected: better to know it now.
+  const own = slots[init.options.quorumSlotNr];
+  if (own !== undefined && own !== null) reactor.listenTcp(own, { keepaliveMs }, () => {}).close();
   service.start();
   tell({ is: "ready" });
   return (message) => {
@@ -66,7 +71,10 @@ runWorker<ToQuorum>((context) => {
         server.changed(message.state);
         break;
       case "stop":
-        service.stop().then(() => tell({ is: "stopped" }), (e) => tell(failure(e)));
+        service.stop().then(
+          () => tell({ is: "left", accounted: service.accounted }),
+          (e) => tell(failure(e)),
+        );
         break;
     }
   };

@@ -1,11 +1,12 @@
 /** The server of a quorum member, while this node leads, in its own isolate. */
 
+import { errnoOf } from "../../fs/errors.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
 import { post } from "../../fs/sys/mailbox.ts";
 import { readSuperBlock } from "../../fs/volume.ts";
-import { FenceDirectory } from "../../net/fence_agents.ts";
-import { mountName } from "../../net/fence.ts";
+import { type FenceAgent, mountName } from "../../net/fence.ts";
+import { FenceDirectory, FenceHook } from "../../net/fence_agents.ts";
 import { slotsOf } from "../../net/quorum_blocks.ts";
 import { Server } from "../../net/server.ts";
 import { openServerStore } from "../../net/store.ts";
@@ -14,11 +15,18 @@ import type { ToQuorum, ToServer } from "./messages.ts";
 import { runWorker } from "./worker.ts";
 
 runWorker<ToServer>((context) => {
-  const { init, reactor, gate, log, knownDead } = context;
+  const { init, reactor, gate, log, tell, knownDead } = context;
   const device = openDevice(init.metaPath, { write: true, gate });
   const data: BlockDevice = openDevice(init.dataPath, { write: false });
   const random = new SystemRandom();
   const name = mountName(init.fsid, init.rid);
+  const { fenceRun, fenceRunArgs } = init.options;
+  const fenceAgents: FenceAgent[] = [
+    new FenceDirectory(reactor, init.runtimeDir, init.fsid, init.rid),
+  ];
+  if (fenceRun !== "") {
+    fenceAgents.push(new FenceHook(fenceRun, fenceRunArgs, log, (p) => reactor.outside(p)));
+  }
   const server = new Server({
     reactor,
     device,
@@ -36,10 +44,13 @@ runWorker<ToServer>((context) => {
         schedule: (turn) => reactor.defer(turn),
         dataDeviceSize: () => data.size,
       }),
-    fenceAgents: [new FenceDirectory(reactor, init.runtimeDir, init.fsid, init.rid)],
+    fenceAgents,
     knownDead,
     log,
   });
+  server.onStartFailed = (e) => {
+    tell({ is: "serverFailed", errno: errnoOf(e), message: e instanceof Error ? e.message : "" });
+  };
   server.onState = () => {
     const message: ToQuorum = { do: "serverState", state: server.state };
     post(init.quorumBox, message);

@@ -82,6 +82,8 @@ export function checkMountable(mountpoint: string): void {
 }
 
 export interface MountEntry {
+  /** The kernel's number of the mount, unique among those that exist. */
+  readonly id: number;
   readonly source: string;
   readonly target: string;
   readonly type: string;
@@ -97,6 +99,7 @@ export function mountTable(): MountEntry[] {
     const [left = "", right = ""] = line.split(" - ");
     const l = left.split(" "), r = right.split(" ");
     return {
+      id: Number(l[0]),
       source: unescape(r[1] ?? ""),
       target: unescape(l[4] ?? ""),
       type: r[0] ?? "",
@@ -107,6 +110,9 @@ export function mountTable(): MountEntry[] {
 
 /** A kernel mount of ours. */
 export class KernelMount {
+  /** As it stood in the table once mounted: another mount may take its place later. */
+  private readonly entry: MountEntry | null;
+
   constructor(
     private readonly libfuse: Libfuse,
     private readonly session: Deno.PointerObject,
@@ -114,7 +120,10 @@ export class KernelMount {
     readonly fd: number,
     /** Absolute, without symbolic links. */
     readonly mountpoint: string,
-  ) {}
+  ) {
+    // The last of several is on top.
+    this.entry = mountTable().findLast((m) => m.target === mountpoint) ?? null;
+  }
 
   /**
    * umount(2) off the calling thread, since the serving thread must answer meanwhile. True when
@@ -132,7 +141,9 @@ export class KernelMount {
 
   /** Whether the kernel still has it at its place. */
   get mounted(): boolean {
-    return mountTable().some((m) => m.target === this.mountpoint && m.type.startsWith("fuse"));
+    const { entry } = this;
+    return entry !== null &&
+      mountTable().some((m) => m.id === entry.id && m.device === entry.device);
   }
 
   /** After the session's end: frees libfuse's session and the descriptor. */
@@ -146,8 +157,8 @@ export class KernelMount {
    * and strict limits. Where sysfs is not writable the mount is slower, not wrong.
    */
   tune(): void {
-    const entry = mountTable().find((m) => m.target === this.mountpoint);
-    if (entry === undefined) return;
+    const { entry } = this;
+    if (entry === null) return;
     const settings = { read_ahead_kb: "1024", strict_limit: "0", max_ratio: "100" };
     for (const [name, value] of Object.entries(settings)) {
       try {

@@ -35,6 +35,12 @@ Deno.test("numbers are decimal, hexadecimal or octal; the last one of a repeated
   assert.match(showMountOptions(o), /,noacl,/);
 });
 
+Deno.test("the fence command and its arguments", () => {
+  const o = parseMountOptions("fence_run=/usr/bin/fence,fence_run_args= -a  b ");
+  assert.equal(o.fenceRun, "/usr/bin/fence");
+  assert.deepEqual(o.fenceRunArgs, ["-a", "b"]);
+});
+
 Deno.test("what is wrong is refused with one line that names the option", () => {
   const wrong: [string, number][] = [
     ["data_prealloc_blocks=0", EINVAL],
@@ -55,6 +61,8 @@ Deno.test("what is wrong is refused with one line that names the option", () => 
     ["lock_idle_count=40x", EINVAL],
     ["lock_idle_count=09", EINVAL],
     ["metadev_path=", EINVAL],
+    ["fence_run=relative/path", EINVAL],
+    ["fence_run", EINVAL],
     ["acl=1", EINVAL],
     ["nonsense", EINVAL],
     ["nonsense=1", EINVAL],
