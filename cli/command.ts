@@ -20,6 +20,8 @@ export interface CommandSpec {
    * optional and checked by the action.
    */
   setup(command: Command): void;
+  /** Exit status of wrong use and of failures where they are not 64 and 1. */
+  readonly statuses?: { readonly usage: number; readonly failure: number };
 }
 
 /** A command as the usage text lists it. */

@@ -12,8 +12,8 @@ import { FsError } from "../fs/errors.ts";
 import { COMMAND_GROUPS, type CommandEntry, UsageError } from "./command.ts";
 import { printError, printLine } from "./output.ts";
 
-/** Exit status of usage errors, EX_USAGE of sysexits. */
-const EXIT_USAGE = 64;
+/** Exit status of usage errors, EX_USAGE of sysexits, and of failures. */
+const STATUSES = { usage: 64, failure: 1 };
 
 const COMMANDS: readonly CommandEntry[] = [
   {
@@ -36,6 +36,13 @@ const COMMANDS: readonly CommandEntry[] = [
     synopsis: "[-d DIRECTORY] [-r]",
     summary: "Install mount.scoutfs, so that mount -t scoutfs works",
     load: () => import("./install-mount-helper.ts"),
+  },
+  {
+    name: "fsck",
+    group: "Core admin",
+    synopsis: "[-n] [-f] META-DEVICE DATA-DEVICE",
+    summary: "Check a filesystem that is not mounted",
+    load: () => import("./fsck.ts"),
   },
   {
     name: "print",
@@ -113,8 +120,10 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 async function runCommand(entry: CommandEntry, args: string[]): Promise<number> {
+  let statuses = STATUSES;
   try {
     const { command: spec } = await entry.load();
+    statuses = spec.statuses ?? STATUSES;
     const command = new Command(entry.name)
       .description(entry.summary + ".")
       .helpOption("-?, --help", "show this help")
@@ -131,7 +140,7 @@ async function runCommand(entry: CommandEntry, args: string[]): Promise<number> 
     await command.parseAsync(expanded, { from: "user" });
     return Number(Deno.exitCode);
   } catch (e) {
-    return report(entry.name, e);
+    return report(entry.name, e, statuses);
   }
 }
 
@@ -170,14 +179,14 @@ function splitOnce(text: string, separator: string): [string, string | undefined
 }
 
 /** Says on standard error why a command ended; returns the exit status. */
-function report(name: string, e: unknown): number {
+function report(name: string, e: unknown, statuses: typeof STATUSES): number {
   if (e instanceof CommanderError && e.exitCode === 0) return 0;
   if (Deno.env.get("SCOUTFS_DEBUG") === "1" && e instanceof Error) printError(e.stack ?? e.message);
   if (e instanceof CommanderError || e instanceof UsageError) {
     const message = e.message.replace(/^error: /, "");
     printError(`${name}: ${message}`);
     printError(`Try \`${name} --help' or \`${name} --usage' for more information.`);
-    return EXIT_USAGE;
+    return statuses.usage;
   }
   const known = errnoOfFailure(e);
   const errno = known ?? EIO;
@@ -185,7 +194,7 @@ function report(name: string, e: unknown): number {
   if (known === undefined) printError(`internal error: ${message}`);
   else if (message !== errnoName(errno)) printError(message);
   printError(`scoutfs: ${name} failed: ${strerror(errno)} (${errno})`);
-  return 1;
+  return statuses.failure;
 }
 
 /** The errno of an error of ours or of the runtime; undefined for a defect. */

@@ -1,0 +1,42 @@
+/**
+ * Whether a volume is or may be mounted somewhere (01 §17.2, 05): what its own blocks say. The
+ * devices of this host are guarded by exclusive opens besides.
+ */
+
+import {
+  MAGIC_QUORUM,
+  MAGIC_SUPER,
+  QUORUM_BLKNO,
+  QUORUM_BLOCKS,
+  QUORUM_EVENT_BEGIN,
+  SM_SIZE,
+} from "../../format/constants.ts";
+import { blockCrcOk } from "../../format/crc32c.ts";
+import { QuorumBlock } from "../../format/quorum.ts";
+import { SuperBlock } from "../../format/super.ts";
+import type { Device } from "../device.ts";
+import { readRawSuper } from "../volume.ts";
+import { hex16, rawU64, refBlkno, viewOf } from "./raw.ts";
+
+/** One line per reason to believe that a mount is using the volume; none when it is idle. */
+export function evidenceOfUse(meta: Device): string[] {
+  const reasons: string[] = [];
+  const raw = readRawSuper(meta), sb = SuperBlock.at(raw);
+  // Without a super block to believe, any slot may be a present one.
+  const good = sb.hdr.magic === MAGIC_SUPER && blockCrcOk(raw);
+  const slots = good ? sb.qconf.presentSlots() : Array.from({ length: QUORUM_BLOCKS }, (_, i) => i);
+  if (good && refBlkno(sb.mountedClients.ref) !== 0) {
+    reasons.push("its mounted_clients tree is not empty: mounts are active, or ended in a crash");
+  }
+  const block = meta.allocBuffer(SM_SIZE);
+  for (const slot of slots) {
+    meta.read(block, (QUORUM_BLKNO + slot) * SM_SIZE);
+    const v = viewOf(block);
+    if (v.getUint32(4, true) !== MAGIC_QUORUM) continue;
+    if (rawU64(v, 40) <= rawU64(v, 240)) continue;
+    const rid = QuorumBlock.at(block).events(QUORUM_EVENT_BEGIN).rid;
+    const at = good ? ` (${sb.qconf.slots(slot).addr})` : "";
+    reasons.push(`quorum slot ${slot}${at} is in use by mount ${hex16(rid)}`);
+  }
+  return reasons;
+}
