@@ -31,6 +31,10 @@ export class AllocRoot extends View {
   set totalLen(n: number) {
     setU64(this.v, this.o, n);
   }
+  /** The same, of whatever size. */
+  get totalLenBig(): bigint {
+    return this.v.getBigUint64(this.o, true);
+  }
   /** ALLOC_FLAG_LOW or 0 (01 §11.5). */
   get flags(): number {
     return this.v.getUint32(this.o + 8, true);

@@ -122,6 +122,25 @@ export function openVolume(meta: Device, data: Device): Volume {
   };
 }
 
+/**
+ * Besides `openVolume`, for whoever is going to allocate: free space that the device does not have
+ * is found in volumes that the reference made on devices too small for it (01 §2.4). They can be read
+ * only. Throws FsError (EINVAL).
+ */
+export function checkFreeSpace(volume: Volume): void {
+  const { meta, data, superBlock: sb } = volume;
+  const check = (dev: Device, free: bigint, blocks: number): void => {
+    if (free > BigInt(blocks)) {
+      throw refuse(
+        dev,
+        `cannot be used, only read: ${free} of ${blocks} blocks are said to be free`,
+      );
+    }
+  };
+  for (let i = 0; i < 2; i++) check(meta, sb.metaAlloc(i).totalLenBig, sb.totalMetaBlocks);
+  check(data, sb.dataAlloc.totalLenBig, sb.totalDataBlocks);
+}
+
 function checkFits(dev: Device, what: string, blocks: number, blockSize: number): void {
   if (blocks > Math.floor(dev.size / blockSize)) {
     throw refuse(
