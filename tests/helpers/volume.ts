@@ -156,6 +156,13 @@ export class TestVolume {
     assert.equal(r.code, 0, r.err);
   }
 
+  /** Unmounts and waits for the process to end: on plain fuse umount(8) does not. */
+  async umountAndWait(): Promise<void> {
+    const servers = this.servers();
+    await this.umount();
+    for (const pid of servers) await until(() => !isRunning(pid), `process ${pid} to end`);
+  }
+
   /** Runs a shell script in the mount; fails the test when it fails. */
   async sh(script: string): Promise<string> {
     const r = await this.trySh(script);
