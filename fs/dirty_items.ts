@@ -17,16 +17,20 @@ export class DirtyItems {
   count = 0;
   /** What they take in btree leaves. */
   bytes = 0;
+  /** Counts every item that became dirty, also those that were forgotten again. */
+  added = 0;
   #pages: Page[] = [];
-  /** Pages that became dirty, or longer while dirty, since the last scan. */
+  /** Pages in which an item became dirty since the last scan. */
   #unscanned: Page[] = [];
 
   /** An item of `page` with a value of `len` bytes became dirty. */
   add(page: Page, len: number): void {
     page.dirty++;
     this.count++;
+    this.added++;
     this.bytes += leafBytes(len);
-    this.list(page);
+    if (page.listed) this.#toScan(page);
+    else this.list(page);
   }
 
   /** A dirty item of `page` is no more. */
@@ -44,18 +48,13 @@ export class DirtyItems {
     this.#toScan(page);
   }
 
-  /** The range of `page` became longer. */
-  extended(page: Page): void {
-    if (page.listed) this.#toScan(page);
-  }
-
   #toScan(page: Page): void {
     if (page.unscanned) return;
     page.unscanned = true;
     this.#unscanned.push(page);
   }
 
-  /** Shows every dirty page whose range was not shown as it is now. */
+  /** Shows every page in which an item became dirty since the last scan. */
   scan(visit: (page: Page) => void): void {
     for (let page = this.#unscanned.at(-1); page !== undefined; page = this.#unscanned.at(-1)) {
       visit(page);

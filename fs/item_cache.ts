@@ -267,7 +267,6 @@ export class ItemCache {
       before.count < PAGE_MAX_ITEMS - 16 && before.compareEnd(start.dec()) === 0
     ) {
       before.end = end;
-      this.dirty.extended(before);
       return;
     }
     this.addRead(lock, start, end, []);

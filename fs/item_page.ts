@@ -93,7 +93,7 @@ export class Page {
   dirty = 0;
   /** It is in the list of dirty pages. */
   listed = false;
-  /** In the list of pages that `DirtyItems.scan` has not shown yet. */
+  /** In the list of pages that `DirtyItems.scan` will show. */
   unscanned = false;
   /** Covered by a WRITE_ONLY lock without having been read. */
   blind = false;
@@ -161,6 +161,12 @@ export class Page {
 
   key(i: number): Key {
     return this.#keyAt((BOUNDS + i) * SLOT);
+  }
+
+  /** Key of item `i` against `key`, of any zone. */
+  compareKey(i: number, key: Key): number {
+    const zones = this.lock.start.zone - key.zone;
+    return zones !== 0 ? zones : compareWords(this.words, (BOUNDS + i) * SLOT, key);
   }
 
   seq(i: number): number {

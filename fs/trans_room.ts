@@ -5,8 +5,9 @@
  * What a commit of D dirty items of B leaf bytes allocates at most: each leaf of the log tree that
  * gets an item is copied and may split once although nearly nothing is added; further splits are
  * paid for by bytes; parents are few against leaves. The number of leaves that get items is at most
- * D. Where that is not enough, the leaves that each dirty page's range touches are looked up, once
- * per page: the log tree does not change while its transaction is open.
+ * D. Where that is not enough, the leaves are counted now and then, and in between each item that
+ * became dirty is taken for another leaf. What was counted stays right while the transaction is
+ * open, as its log tree does not change.
  */
 
 import { findItemGE, itemKey, itemValOff } from "../format/btree_block.ts";
@@ -18,7 +19,7 @@ import type { LogTrees } from "../format/log_trees.ts";
 import type { BlockCache } from "./block_cache.ts";
 import { CorruptError } from "./errors.ts";
 import type { ItemCache } from "./item_cache.ts";
-import { type Page, PAGE_MAX_ITEMS } from "./item_page.ts";
+import { ITEM_DIRTY, type Page } from "./item_page.ts";
 import type { AllocTree } from "./meta_alloc.ts";
 
 /** Bytes that pay for one block made by splitting: a quarter of a leaf. */
@@ -31,17 +32,22 @@ const OP_PLACES = 8;
 const PARENT_CHILDREN = 200;
 const SRCH_ENTRIES_PER_BLOCK = 2000;
 
+/** Counting begins with so many new dirty items; a commit gives what is missing with fewer. */
+const COUNT_AT_LEAST = 16;
+
 export class Room {
-  /** Leaves of the log tree that dirty pages touch, by block number. */
+  /** Leaves of the log tree that counted dirty items belong to, by block number. */
   readonly #leaves = new Set<number>();
-  /** Items of pages that touch more leaves than they may have items. */
-  #scattered = 0;
+  /** `DirtyItems.added` at the last count. */
+  #countedAt: number;
 
   constructor(
     private readonly tree: AllocTree,
     private readonly lt: LogTrees,
     private readonly items: ItemCache,
-  ) {}
+  ) {
+    this.#countedAt = items.dirty.added;
+  }
 
   /**
    * May an operation dirty `more` items, beside those that are, with so many srch entries, and
@@ -52,32 +58,37 @@ export class Room {
     const { avail, freed } = this.tree.alloc.remaining();
     const room = Math.min(avail, freed) - BASE_BLOCKS - other -
       (srchEntries > 0 ? 4 + Math.ceil(srchEntries / SRCH_ENTRIES_PER_BLOCK) : 0);
-    const { height } = this.lt.itemRoot;
+    const { dirty } = this.items;
     const places = Math.min(more, OP_PLACES + Math.ceil(more / 32));
-    if (this.#need(height, this.items.dirtyItems + places, more) <= room) return true;
-    if (height === 0) return false;
-    this.items.dirty.scan((page) => this.#look(page));
-    return this.#need(height, this.#leaves.size + this.#scattered + places, more) <= room;
+    const uncounted = dirty.added - this.#countedAt;
+    if (this.#need(this.#leaves.size + uncounted + places, more) <= room) return true;
+    if (uncounted < COUNT_AT_LEAST || this.lt.itemRoot.height === 0) return false;
+    dirty.scan((page) => this.#look(page));
+    this.#countedAt = dirty.added;
+    return this.#need(this.#leaves.size + places, more) <= room;
   }
 
-  #need(height: number, leaves: number, more: number): number {
+  #need(leaves: number, more: number): number {
+    const { height } = this.lt.itemRoot;
     const hits = height === 0 ? 0 : leaves;
     const parents = height < 2 ? 0 : (height - 1) * (1 + Math.ceil(hits / PARENT_CHILDREN)) * 2;
     // An item that is dirtied is of any size: 1 KiB covers the largest.
     return 2 * hits + parents + Math.ceil((this.items.dirtyBytes + more * 1024) / SPLIT_BYTES);
   }
 
-  /** Finds the leaves that a page's range touches. */
+  /** Finds the leaves that a page's dirty items belong to. */
   #look(page: Page): void {
     const { tree, lt } = this;
-    let key = page.start;
-    for (let n = 0; n < PAGE_MAX_ITEMS; n++) {
-      const { blkno, end } = findLeaf(tree.cache, lt.itemRoot, key);
+    for (let i = 0; i < page.count;) {
+      if ((page.flags(i) & ITEM_DIRTY) === 0) {
+        i++;
+        continue;
+      }
+      const { blkno, end } = findLeaf(tree.cache, lt.itemRoot, page.key(i));
       this.#leaves.add(blkno);
-      if (end === null || page.compareEnd(end) <= 0) return;
-      key = end.inc();
+      if (end === null) return;
+      do i++; while (i < page.count && page.compareKey(i, end) <= 0);
     }
-    this.#scattered += PAGE_MAX_ITEMS;
   }
 }
 
