@@ -52,6 +52,20 @@ const COMMANDS: readonly CommandEntry[] = [
     load: () => import("./print.ts"),
   },
   {
+    name: "metadump",
+    group: "Debugging commands",
+    synopsis: "[-a] [-f] [-o] [-d DATA-DEVICE] META-DEVICE FILE",
+    summary: "Write the metadata of a volume to a file, for keeping or sending",
+    load: () => import("./metadump.ts"),
+  },
+  {
+    name: "metarestore",
+    group: "Debugging commands",
+    synopsis: "[-f] FILE META-DEVICE [DATA-DEVICE]",
+    summary: "Make a volume of a metadata dump",
+    load: () => import("./metarestore.ts"),
+  },
+  {
     name: "df",
     group: "Core admin",
     synopsis: "[-h] [-p PATH]",

@@ -1,0 +1,106 @@
+/** `scoutfs metadump`: the metadata of a volume in a small file, to be sent or kept. */
+
+import { SuperBlock } from "../format/super.ts";
+import { MAGIC_SUPER, SM_SIZE, SUPER_BLKNO } from "../format/constants.ts";
+import { EEXIST, EIO, errnoNumber } from "../format/errno.ts";
+import type { Device } from "../fs/device.ts";
+import { dumpVolume } from "../fs/dump/dump.ts";
+import { FsError } from "../fs/errors.ts";
+import { useFastCrc32c } from "../fs/sys/crc.ts";
+import { openDevice } from "../fs/sys/device.ts";
+import { type CommandSpec, failedTo, UsageError } from "./command.ts";
+import { printError } from "./output.ts";
+import { formatSize } from "./sizes.ts";
+
+export const command: CommandSpec = {
+  setup(c) {
+    c.argument("[meta-device]", "metadata device or image file")
+      .argument("[file]", "where to write the dump, - for standard output")
+      .option("-a, --all", "also blocks of this volume that nothing references any more")
+      .option("-d, --data <device>", "keep the super block of the data device too")
+      .option("-f, --force", "replace FILE if it exists")
+      .option(
+        "-o, --obscure",
+        "replace names, xattr values and symlink targets (lengths and hashes stay)",
+      )
+      .action(async (path, file, options) => {
+        if (path === undefined || file === undefined) {
+          throw new UsageError("must provide metadata device and file arguments");
+        }
+        await useFastCrc32c();
+        const meta = openDevice(path, { write: false });
+        const data = options.data === undefined
+          ? undefined
+          : openDevice(options.data, { write: false });
+        const out = openOutput(file, options.force === true);
+        let done = false;
+        try {
+          warnIfMounted(meta);
+          const result = dumpVolume(meta, out.write, {
+            ...(data === undefined ? {} : { data }),
+            unreferenced: options.all === true,
+            ...(options.obscure === true
+              ? { obscure: crypto.getRandomValues(new Uint8Array(16)) }
+              : {}),
+            time: Math.floor(Date.now() / 1000),
+            warn: printError,
+          });
+          done = true;
+          const lost = result.unreadable === 0 ? "" : `, ${result.unreadable} could not be read`;
+          const extra = result.unreferenced === 0
+            ? ""
+            : `, ${result.unreferenced} of them not referenced`;
+          printError(
+            `${result.blocks} blocks${extra} in ${formatSize(result.bytes, " ")}${lost}`,
+          );
+        } finally {
+          out.close(done);
+          data?.close();
+          meta.close();
+        }
+      });
+  },
+};
+
+interface OutputFile {
+  write(bytes: Uint8Array): void;
+  /** Unless it is complete the file is removed. */
+  close(complete: boolean): void;
+}
+
+function openOutput(path: string, force: boolean): OutputFile {
+  if (path === "-") return { write: (bytes) => writeAll(Deno.stdout, bytes), close: () => {} };
+  let file: Deno.FsFile;
+  try {
+    file = Deno.openSync(path, { write: true, createNew: !force, create: force, truncate: force });
+  } catch (e) {
+    if (e instanceof Deno.errors.AlreadyExists) {
+      throw new FsError(EEXIST, `${path}: exists already: -f replaces it`);
+    }
+    const code = e instanceof Error && "code" in e ? String(e.code) : "";
+    throw failedTo(`write '${path}'`, errnoNumber(code) ?? EIO);
+  }
+  return {
+    write: (bytes) => writeAll(file, bytes),
+    close(complete) {
+      file.close();
+      if (!complete) Deno.removeSync(path);
+    },
+  };
+}
+
+function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): void {
+  for (let rest = bytes; rest.length > 0;) rest = rest.subarray(to.writeSync(rest));
+}
+
+function warnIfMounted(meta: Device): void {
+  const block = meta.allocBuffer(SM_SIZE);
+  meta.read(block, SUPER_BLKNO * SM_SIZE);
+  const sb = SuperBlock.at(block);
+  if (sb.hdr.magic === MAGIC_SUPER && !sb.mountedClients.ref.isNull) {
+    printError(
+      `${meta.name}: warning: the volume may be mounted; the dump of a volume that is changing can ` +
+        `contradict itself`,
+    );
+  }
+}

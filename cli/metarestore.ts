@@ -1,0 +1,101 @@
+/** `scoutfs metarestore`: makes a volume of a file written by metadump. */
+
+import { EEXIST, EINVAL, EIO, errnoNumber } from "../format/errno.ts";
+import { DumpReader } from "../fs/dump/dump_file.ts";
+import { restoreVolume } from "../fs/dump/restore.ts";
+import { FsError } from "../fs/errors.ts";
+import { findSignature } from "../fs/signatures.ts";
+import { useFastCrc32c } from "../fs/sys/crc.ts";
+import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
+import { type CommandSpec, failedTo, UsageError } from "./command.ts";
+
+export const command: CommandSpec = {
+  setup(c) {
+    c.argument("[file]", "a dump written by metadump, - for standard input")
+      .argument("[meta-device]", "metadata device or image file; a new file is made sparse")
+      .argument("[data-device]", "also make a data device, without the contents of files")
+      .option("-f, --force", "overwrite a device that seems to hold something")
+      .action(async (file, metaPath, dataPath, options) => {
+        if (file === undefined || metaPath === undefined) {
+          throw new UsageError("must provide file and metadata device arguments");
+        }
+        await useFastCrc32c();
+        const force = options.force === true;
+        const input = openInput(file);
+        const opened: BlockDevice[] = [], made: string[] = [];
+        let done = false;
+        try {
+          const reader = new DumpReader((into) => input.readSync(into) ?? 0, file);
+          const { metaBytes, dataBytes } = reader.header;
+          if (dataPath !== undefined && dataBytes === 0) {
+            throw new FsError(
+              EINVAL,
+              `${file}: the dump does not say how large the data device is`,
+            );
+          }
+          const open = (path: string, bytes: number): BlockDevice => {
+            const dev = openTarget(path, bytes, force, made);
+            opened.push(dev);
+            return dev;
+          };
+          const meta = open(metaPath, metaBytes);
+          const data = dataPath === undefined ? undefined : open(dataPath, dataBytes);
+          restoreVolume(reader, data === undefined ? { meta } : { meta, data });
+          done = true;
+        } finally {
+          for (const dev of opened) dev.close();
+          if (file !== "-") input.close();
+          if (!done) { for (const path of made) Deno.removeSync(path); }
+        }
+      });
+  },
+};
+
+function openInput(path: string): { readSync(into: Uint8Array): number | null; close(): void } {
+  if (path === "-") return Deno.stdin;
+  try {
+    return Deno.openSync(path);
+  } catch (e) {
+    throw failedTo(`open '${path}'`, errnoOf(e));
+  }
+}
+
+const errnoOf = (e: unknown): number =>
+  errnoNumber(e instanceof Error && "code" in e ? String(e.code) : "") ?? EIO;
+
+/**
+ * Opens what is to be written. A file that does not exist is made; an existing image file becomes
+ * empty first, so that nothing of what it held shines through. What seems to hold something is
+ * refused unless forced.
+ */
+function openTarget(path: string, bytes: number, force: boolean, made: string[]): BlockDevice {
+  let isFile = true;
+  try {
+    isFile = Deno.statSync(path).isFile;
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw failedTo(`open '${path}'`, errnoOf(e));
+    try {
+      Deno.createSync(path).close();
+    } catch (why) {
+      throw failedTo(`make '${path}'`, errnoOf(why));
+    }
+    made.push(path);
+  }
+  if (isFile && Deno.statSync(path).size < bytes) Deno.truncateSync(path, bytes);
+  const dev = openDevice(path, { write: true, exclusive: true });
+  const found = force ? undefined : findSignature(dev);
+  if (found !== undefined) {
+    dev.close();
+    throw new FsError(
+      EEXIST,
+      `${path}: appears to contain ${found.type} (${found.kind}): -f overwrites it`,
+    );
+  }
+  if (isFile && !made.includes(path)) {
+    // The lock of the open device keeps others out meanwhile.
+    const size = Deno.statSync(path).size;
+    Deno.truncateSync(path, 0);
+    Deno.truncateSync(path, size);
+  }
+  return dev;
+}

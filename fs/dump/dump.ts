@@ -1,0 +1,185 @@
+/**
+ * Making a metadata dump: the super block, the quorum blocks and every block that the super leads
+ * to, damaged or not, into a file (dump_file.ts) that `restore` makes a volume of again.
+ *
+ * Nothing is demanded of the volume: whatever can be read of it is dumped. Only a device on which
+ * not even the place of the super block can be read is refused.
+ */
+
+import { FormatError } from "../../format/bytes.ts";
+import {
+  LG_SIZE,
+  MAGIC_SUPER,
+  META_DEV_START_BLKNO,
+  QUORUM_BLKNO,
+  QUORUM_BLOCKS,
+  SM_MAX,
+  SM_SIZE,
+  SUPER_BLKNO,
+} from "../../format/constants.ts";
+import { EINVAL } from "../../format/errno.ts";
+import { SuperBlock } from "../../format/super.ts";
+import type { Device } from "../device.ts";
+import { DeviceError, FsError } from "../errors.ts";
+import {
+  DUMP_OBSCURED,
+  DUMP_UNREFERENCED,
+  DumpWriter,
+  LARGE_META,
+  type Sink,
+  SMALL_DATA,
+  SMALL_META,
+} from "./dump_file.ts";
+import { Obscurer } from "./obscure.ts";
+import { hasLargeMagic, type Reached, visitReachable } from "./reach.ts";
+
+export interface DumpOptions {
+  /** Only its super block is dumped. */
+  readonly data?: Device;
+  /** Also blocks that nothing references but that carry the volume's fsid and one of its magics. */
+  readonly unreferenced?: boolean;
+  /** Secret for the replacement of names; see obscure.ts. */
+  readonly obscure?: Uint8Array;
+  /** Seconds since 1970, for the header. */
+  readonly time: number;
+  /** A line about something that could not be dumped. */
+  readonly warn: (line: string) => void;
+  readonly onBlock?: (blocks: number) => void;
+}
+
+export interface DumpResult {
+  readonly blocks: number;
+  /** Of these, not referenced. */
+  readonly unreferenced: number;
+  readonly unreadable: number;
+  /** Size of the file. */
+  readonly bytes: number;
+}
+
+/** Blocks read at once when the whole device is looked through. */
+const SCAN_BLOCKS = 16;
+
+/** Dumps the metadata on `meta` into `sink`. Throws FsError when it holds no volume at all. */
+export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): DumpResult {
+  const fixed = readFixed(meta);
+  const sb = SuperBlock.at(fixed);
+  if (sb.hdr.magic !== MAGIC_SUPER) {
+    if (!looksLikeSuper(sb)) {
+      throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
+    }
+    options.warn(`${meta.name}: the super block is damaged`);
+  }
+  const fsid = sb.hdr.fsid;
+  const obscurer = options.obscure === undefined ? null : new Obscurer(options.obscure);
+  const writer = new DumpWriter(sink, {
+    flags: (obscurer === null ? 0 : DUMP_OBSCURED) |
+      (options.unreferenced === true ? DUMP_UNREFERENCED : 0),
+    fsid,
+    metaBytes: meta.size - meta.size % SM_SIZE,
+    dataBytes: options.data === undefined
+      ? claimedDataBytes(sb)
+      : options.data.size - options.data.size % SM_SIZE,
+    time: options.time,
+  });
+  for (let i = 0; i <= QUORUM_BLOCKS; i++) {
+    writer.add(
+      SMALL_META,
+      (SUPER_BLKNO + i) * SM_SIZE,
+      fixed.subarray(i * SM_SIZE, (i + 1) * SM_SIZE),
+    );
+  }
+  if (options.data !== undefined) dumpDataSuper(options.data, writer, options.warn);
+
+  let blocks = 0, unreadable = 0, unreferenced = 0;
+  const add = (blkno: number, bytes: Uint8Array): void => {
+    obscurer?.block(bytes);
+    writer.add(LARGE_META, blkno * LG_SIZE, bytes);
+    blocks++;
+    options.onBlock?.(blocks);
+  };
+  const reached = visitReachable(meta, sb, {
+    block: (blkno, bytes) => {
+      // The walk still needs the bytes as they are.
+      add(blkno, obscurer === null ? bytes : bytes.slice());
+    },
+    unreadable: (blkno, why) => {
+      unreadable++;
+      options.warn(`metadata block ${blkno} cannot be read: ${why}`);
+    },
+  });
+  if (options.unreferenced === true) {
+    unreferenced = scanUnreferenced(meta, fsid, reached, add);
+  }
+  writer.end();
+  return { blocks, unreferenced, unreadable, bytes: writer.bytes };
+}
+
+/** The super block and the 15 quorum blocks, one after the other. */
+function readFixed(meta: Device): Uint8Array {
+  const bytes = (1 + QUORUM_BLOCKS) * SM_SIZE;
+  if (QUORUM_BLKNO !== SUPER_BLKNO + 1 || meta.size < SUPER_BLKNO * SM_SIZE + bytes) {
+    throw new FsError(EINVAL, `${meta.name}: ${meta.size} bytes are too small for a volume`);
+  }
+  const fixed = meta.allocBuffer(bytes);
+  meta.read(fixed, SUPER_BLKNO * SM_SIZE);
+  return fixed;
+}
+
+/** Size of the data device in the super block's words; 0 when that makes no sense. */
+function claimedDataBytes(sb: SuperBlock): number {
+  try {
+    return sb.totalDataBlocks <= SM_MAX && sb.totalDataBlocks * SM_SIZE <= Number.MAX_SAFE_INTEGER
+      ? sb.totalDataBlocks * SM_SIZE
+      : 0;
+  } catch (e) {
+    if (e instanceof FormatError) return 0;
+    throw e;
+  }
+}
+
+/** A super block with a damaged magic still says its place and references something. */
+function looksLikeSuper(sb: SuperBlock): boolean {
+  return sb.hdr.v.getUint32(sb.hdr.o + 24, true) === SUPER_BLKNO && !sb.fsRoot.ref.isNull;
+}
+
+function dumpDataSuper(data: Device, writer: DumpWriter, warn: (line: string) => void): void {
+  const block = data.allocBuffer(SM_SIZE);
+  try {
+    data.read(block, SUPER_BLKNO * SM_SIZE);
+  } catch (e) {
+    if (!(e instanceof DeviceError)) throw e;
+    warn(e.message);
+    return;
+  }
+  writer.add(SMALL_DATA, SUPER_BLKNO * SM_SIZE, block);
+}
+
+/** Hands on blocks of this volume that nothing references; returns how many there are. */
+function scanUnreferenced(
+  meta: Device,
+  fsid: bigint,
+  reached: Reached,
+  add: (blkno: number, bytes: Uint8Array) => void,
+): number {
+  const total = Math.floor(meta.size / LG_SIZE);
+  const window = meta.allocBuffer(SCAN_BLOCKS * LG_SIZE);
+  let found = 0;
+  for (let first = META_DEV_START_BLKNO; first < total; first += SCAN_BLOCKS) {
+    const nr = Math.min(SCAN_BLOCKS, total - first);
+    const run = window.subarray(0, nr * LG_SIZE);
+    try {
+      meta.read(run, first * LG_SIZE);
+    } catch (e) {
+      if (!(e instanceof DeviceError)) throw e;
+      continue; // Nobody references it: there is nothing to say about it.
+    }
+    for (let i = 0; i < nr; i++) {
+      const bytes = run.subarray(i * LG_SIZE, (i + 1) * LG_SIZE);
+      const v = new DataView(bytes.buffer, bytes.byteOffset, LG_SIZE);
+      if (reached.has(first + i) || !hasLargeMagic(v) || v.getBigUint64(8, true) !== fsid) continue;
+      found++;
+      add(first + i, bytes);
+    }
+  }
+  return found;
+}
