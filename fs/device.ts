@@ -23,3 +23,14 @@ export interface Device {
   flush(): void;
   close(): void;
 }
+
+/** Reads of a device that go on while its user does other things; for one thread. */
+export interface ReadAhead {
+  /**
+   * Begins to fill `buf` from byte `off`; false when too much is under way already. `done` is called
+   * from `reap`, once, saying whether all of it was read; until then `buf` belongs to the device.
+   */
+  start(buf: Uint8Array, off: number, done: (ok: boolean) => void): boolean;
+  /** Calls `done` for the reads that ended; with `wait` sleeps until one has, if one is under way. */
+  reap(wait: boolean): void;
+}

@@ -22,10 +22,13 @@ export interface DirtyDataOptions {
   streamPages?: number;
   /** At so many pages writers wait: only reached while the device fails (64 MiB). */
   limitPages?: number;
+  /** Blocks whose content on the device changed, or that are no file's any more. */
+  onChange?: (blkno: number, len: number) => void;
 }
 
 export class DirtyData {
   readonly #dev: Device;
+  readonly #changed: (blkno: number, len: number) => void;
   readonly #streamPages: number;
   readonly #limitPages: number;
   /** Block number → slot, oldest first. */
@@ -43,6 +46,7 @@ export class DirtyData {
 
   constructor(dev: Device, options: DirtyDataOptions = {}) {
     this.#dev = dev;
+    this.#changed = options.onChange ?? (() => {});
     this.#streamPages = options.streamPages ?? 4096;
     this.#limitPages = options.limitPages ?? 16384;
     this.headPage = dev.allocBuffer(SM_SIZE);
@@ -103,6 +107,7 @@ export class DirtyData {
 
   /** Forgets pages of blocks that were freed, or overwritten on the device itself. */
   drop(blkno: number, len: number): void {
+    this.#changed(blkno, len);
     if (this.#slots.size === 0) return;
     if (len > this.#slots.size) {
       for (const b of this.#slots.keys()) if (b >= blkno && b < blkno + len) this.#forget(b);
@@ -176,6 +181,7 @@ export class DirtyData {
       i += n;
     }
     const at = blknos[0]! * SM_SIZE;
+    this.#changed(blknos[0]!, blknos.length);
     if (bufs.length === 1) this.#dev.write(bufs[0]!, at);
     else this.#dev.writev(bufs, at);
   }

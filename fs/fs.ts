@@ -16,7 +16,8 @@ import { BlockCache } from "./block_cache.ts";
 import { type CallerMemory, noCallerMemory } from "./caller_memory.ts";
 import { type Credentials, plainCredentials } from "./caller.ts";
 import { Claims } from "./claims.ts";
-import type { Device } from "./device.ts";
+import { DataCache } from "./data_cache.ts";
+import type { Device, ReadAhead } from "./device.ts";
 import { DirtyData } from "./dirty_data.ts";
 import type { Random, Timers } from "./env.ts";
 import { type AssertionError, CorruptError, errnoError } from "./errors.ts";
@@ -44,6 +45,8 @@ const REFERENCE_RESERVED_BLOCKS = 16370 + 18311;
 export interface FsParts {
   readonly meta: Device;
   readonly data: Device;
+  /** Reads of the data device that go ahead of the readers, where that is possible. */
+  readonly readAhead?: ReadAhead;
   /** The metadata device's super as checked at mount. */
   readonly superBlock: SuperBlock;
   /** Random identity of this mount. */
@@ -92,6 +95,7 @@ export class Fs {
   readonly claims = new Claims();
   readonly waiters = new DataWaiters();
   readonly dirty: DirtyData;
+  readonly clean: DataCache;
   readonly refs = new InodeRefs();
   readonly scratch = new Scratch();
   readonly orphans: Orphans;
@@ -164,7 +168,10 @@ export class Fs {
       paranoid: parts.paranoid ?? null,
       onDefect: (e) => this.#defect(e),
     });
-    this.dirty = new DirtyData(data);
+    this.clean = new DataCache(data, parts.readAhead ?? null, this.limits.dataCacheBytes);
+    this.dirty = new DirtyData(data, {
+      onChange: (blkno, len) => this.clean.forget(blkno, len),
+    });
     this.trans.beforeCommit(this.dirty);
     this.orphans = new Orphans(this);
     this.quota = new Quota(this);

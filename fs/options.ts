@@ -62,12 +62,15 @@ export interface EngineLimits {
   dirtyItemBytes: number;
   /** Clean metadata blocks. */
   blockCacheBytes: number;
+  /** Clean file data. */
+  dataCacheBytes: number;
 }
 
 export const DEFAULT_ENGINE_LIMITS: Readonly<EngineLimits> = {
   itemCacheBytes: 128 << 20,
   dirtyItemBytes: 32 << 20,
   blockCacheBytes: 128 << 20,
+  dataCacheBytes: 256 << 20,
 };
 
 type NumberField = {

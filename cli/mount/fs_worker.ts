@@ -13,6 +13,7 @@ import { serve } from "../../fs/fuse/serve.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { processMemory } from "../../fs/sys/caller_memory.ts";
 import { openDevice } from "../../fs/sys/device.ts";
+import { RingReader } from "../../fs/sys/uring.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { ClientConnection } from "../../net/client.ts";
 import type { ToFs } from "./messages.ts";
@@ -44,9 +45,11 @@ runWorker<ToFs>((context) => {
     gate,
     log,
   });
+  const readAhead = RingReader.open(data.fd);
   const fs = new Fs({
     meta,
     data,
+    ...(readAhead === null ? {} : { readAhead }),
     superBlock: volume.superBlock,
     rid: init.rid,
     link,

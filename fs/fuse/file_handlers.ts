@@ -20,7 +20,6 @@ const O_TRUNC = 0o1000;
 const O_APPEND = 0o2000;
 const O_DSYNC = 0o10000;
 const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
-const PAGE = 4096;
 
 export function fileHandlers(context: ServeContext, table: HandlerTable): void {
   const { fs } = context;
@@ -53,19 +52,13 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
 
   table[abi.READ] = (req) => {
     const length = Math.min(req.u32(16), abi.MAX_IO);
-    const buffer = context.takeData(req, Math.ceil(length / PAGE) * PAGE);
-    const bytes = read(fs, {
-      ino: req.ino,
-      offset: req.u64(8),
-      length,
-      caller: req,
-      id: req.unique,
-    }, buffer);
-    const put = (n: number): number => {
-      req.data = buffer.subarray(0, n);
-      return 0;
-    };
-    return bytes instanceof Promise ? bytes.then(put) : put(bytes);
+    const done = read(
+      fs,
+      { ino: req.ino, offset: req.u64(8), length, caller: req, id: req.unique },
+      req.parts,
+      () => context.takeData(req, length),
+    );
+    return done instanceof Promise ? done.then(() => 0) : 0;
   };
   table[abi.WRITE] = (req) => {
     const writeFlags = req.u32(20), openFlags = req.u32(32), ino = req.ino;

@@ -10,6 +10,7 @@ import { EFBIG, EINVAL } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
 import { errnoError } from "../errors.ts";
 import { Cancel } from "../op.ts";
+import { ReadParts } from "../read_parts.ts";
 import { IN_HEADER, OUT_HEADER } from "./abi.ts";
 
 /** Bytes of answer payload in `req.out`: the largest xattr value, or a long directory. */
@@ -42,9 +43,9 @@ export class FuseRequest implements Caller {
   in: Buffer;
   /** Where the answer's payload goes: `OUT_BYTES` from byte 0. */
   readonly out: Buffer;
-  /** Sent after the payload in `out`, when set: data in a page-aligned buffer. */
-  data: Uint8Array | null = null;
-  /** The session's: the buffer that `data` is part of. */
+  /** Sent after the payload in `out`: data where it is. */
+  readonly parts = new ReadParts();
+  /** The session's: memory that `parts` may be in. */
   dataBuffer: Uint8Array | null = null;
   /** Ends the waits of the operation behind the request. */
   cancel = new Cancel();
@@ -68,7 +69,6 @@ export class FuseRequest implements Caller {
     this.gid = v.getUint32(28, true);
     this.pid = v.getUint32(32, true);
     this.umask = 0;
-    this.data = null;
     this.undo = null;
     if (this.length !== received) throw errnoError(EINVAL);
   }

@@ -43,10 +43,12 @@ const BATCH = 64;
 const PROBE = 8;
 /** An answer's header and payload, in whole pages. */
 const FRAME_BYTES = OUT_BYTES + PAGE;
+/** Parts of an answer's data: each block of the largest read on its own, edges included. */
+const MAX_PARTS = MAX_IO / PAGE + 1;
 const NOTHING: Buffer = bufferOf(new Uint8Array(0));
 
 /**
- * A handler's result: payload bytes in `req.out` (plus `req.data`), or a negated errno where an
+ * A handler's result: payload bytes in `req.out` (plus `req.parts`), or a negated errno where an
  * error is too ordinary to be thrown, or `NO_ANSWER`.
  */
 export type Answer = number | Promise<number>;
@@ -75,7 +77,7 @@ export class FuseSession {
   private readonly arena = new Arena(1 << 20);
   private readonly dataPool = new Map<number, Uint8Array[]>();
   private readonly parked = new Map<number, FuseRequest>();
-  private readonly iovecs = new Iovecs(2);
+  private readonly iovecs = new Iovecs(1 + MAX_PARTS);
   private readonly handle: FdHandle;
   private current: FuseRequest;
   private over = false;
@@ -102,7 +104,7 @@ export class FuseSession {
   }
 
   /**
-   * A page-aligned buffer of at least `bytes` for `req.data`; goes back by itself when the request
+   * A page-aligned buffer of at least `bytes` for `req.parts`; goes back by itself when the request
    * is answered.
    */
   takeData(req: FuseRequest, bytes: number): Uint8Array {
@@ -214,7 +216,6 @@ export class FuseSession {
   }
 
   private answerError(req: FuseRequest, code: number): void {
-    req.data = null;
     this.writeHeader(req, OUT_HEADER, -code);
     this.write(req, OUT_HEADER);
     this.releaseData(req);
@@ -225,15 +226,16 @@ export class FuseSession {
       if (length !== NO_ANSWER) this.answerError(req, -length);
       return;
     }
-    const data = req.data;
-    const total = OUT_HEADER + length + (data === null ? 0 : data.length);
+    const { parts } = req;
+    const total = OUT_HEADER + length + parts.length;
     this.writeHeader(req, total, 0);
-    if (data === null || data.length === 0) {
+    if (parts.count === 0) {
       this.write(req, total);
     } else {
       this.iovecs.set(0, req.frame.bytes.subarray(0, OUT_HEADER + length));
-      this.iovecs.set(1, data);
-      const n = libc.writev(this.fd, this.iovecs.bytes as Uint8Array<ArrayBuffer>, 2);
+      for (let i = 0; i < parts.count; i++) this.iovecs.set(i + 1, parts.part(i));
+      const iovecs = this.iovecs.bytes as Uint8Array<ArrayBuffer>;
+      const n = libc.writev(this.fd, iovecs, parts.count + 1);
       if (n !== total) this.writeFailed(req, errno());
     }
     this.releaseData(req);
@@ -291,9 +293,9 @@ export class FuseSession {
   }
 
   private releaseData(req: FuseRequest): void {
+    if (req.parts.count > 0) req.parts.clear();
     const buffer = req.dataBuffer;
     if (buffer === null) return;
-    req.data = null;
     req.dataBuffer = null;
     const pool = this.dataPool.get(buffer.length);
     if (pool === undefined) this.dataPool.set(buffer.length, [buffer]);

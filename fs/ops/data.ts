@@ -19,6 +19,7 @@ import { assert, DeviceError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { gatherUpdate, type InodeHandle, writeInode } from "../inode.ts";
 import type { Op } from "../op.ts";
+import type { ReadParts } from "../read_parts.ts";
 import { killSuidgidMode } from "./attr.ts";
 import { FileExtents, nextExtent } from "./extent_items.ts";
 import { isOnline, mapForWrite, type MappedRun, unmappedBlocks } from "./extents.ts";
@@ -83,77 +84,115 @@ export const TRUNCATE_FIRST: unique symbol = Symbol("an interrupted truncate com
 // ---- reading ----
 
 /**
- * Reads up to `length` bytes at `offset` into `dst`, returns how many there are before the end of
- * the file. `dst` is page-aligned memory of the data device's `allocBuffer`, at least `length`
- * rounded up to 4096 long; what follows the returned bytes in it is undefined. Waits for offline
- * data in the requested range. EISDIR, EINVAL, ENOENT, EINTR, EIO.
+ * Reads up to `length` bytes at `offset`, returns how many there are before the end of the file.
+ * `parts` gets them. When the result is no promise, they are windows that are good until anything
+ * else runs; otherwise they are copied to `memory()`, `length` bytes. Waits for offline data in the
+ * requested range. EISDIR, EINVAL, ENOENT, EINTR, EIO.
  */
-export function read(fs: Fs, rq: ReadRequest, dst: Uint8Array): number | Promise<number> {
+export function read(
+  fs: Fs,
+  rq: ReadRequest,
+  parts: ReadParts,
+  memory: () => Uint8Array,
+): number | Promise<number> {
+  let copy: Uint8Array | null = null;
   const attempt = () =>
     fs.claims.withShared(
       rq.ino,
-      () => fs.runner.run((op) => readOnce(op, fs, rq, dst), rq.caller),
+      () => fs.runner.run((op) => readOnce(op, fs, rq, parts, copy), rq.caller),
     );
-  const settle = (r: number | OfflineWait) =>
-    r instanceof OfflineWait ? retryAfterWait(fs, rq, WAIT_READ, r, attempt) : r;
+  const settle = (r: number | OfflineWait) => {
+    if (!(r instanceof OfflineWait)) return r;
+    copy ??= memory();
+    return retryAfterWait(fs, rq, WAIT_READ, r, attempt);
+  };
   const result = attempt();
-  return result instanceof Promise ? result.then(settle) : settle(result);
+  if (!(result instanceof Promise)) return settle(result);
+  // Answered later: every further run happens after this line.
+  copy = memory();
+  return result.then(settle);
 }
 
-function readOnce(op: Op, fs: Fs, rq: ReadRequest, dst: Uint8Array): number | OfflineWait {
+function readOnce(
+  op: Op,
+  fs: Fs,
+  rq: ReadRequest,
+  parts: ReadParts,
+  copy: Uint8Array | null,
+): number | OfflineWait {
   const h = getFile(op, fs, rq.ino, LOCK_READ);
   const { offset, length } = rq;
   assert(length <= MAX_IO_BYTES, "a read request is larger than one may be");
   const first = Math.floor(offset / SM_SIZE);
   const wait = offlineIn(op, fs, h, first, Math.ceil((offset + length) / SM_SIZE));
   if (wait !== null) return wait;
+  parts.clear();
   const bytes = Math.min(length, h.inode.size - offset);
   if (bytes <= 0) return 0;
-  const end = Math.ceil((offset + bytes) / SM_SIZE);
+  readBlocks(op, fs, h, first, Math.ceil((offset + bytes) / SM_SIZE), parts);
   const skip = offset - first * SM_SIZE;
-  if (skip === 0) {
-    readBlocks(op, fs, h, first, end, dst);
-  } else {
-    const bounce = fs.dirty.scratch((end - first) * SM_SIZE);
-    readBlocks(op, fs, h, first, end, bounce);
-    dst.set(bounce.subarray(skip, skip + bytes));
-  }
+  if (skip !== 0 || parts.length !== bytes) parts.trim(skip, bytes);
+  assert(parts.length === bytes, "a read found fewer bytes than there are");
+  if (copy !== null) parts.copyInto(copy);
   return bytes;
 }
 
-/** Fills `dst` with the blocks [first, end) of a file: device, dirty pages, zeros. */
-function readBlocks(op: Op, fs: Fs, h: InodeHandle, first: number, end: number, dst: Uint8Array) {
+/** The blocks [first, end) of a file: from the dirty pages, the data device, or zeros. */
+function readBlocks(
+  op: Op,
+  fs: Fs,
+  h: InodeHandle,
+  first: number,
+  end: number,
+  parts: ReadParts,
+): void {
+  fs.clean.begin();
   for (let b = first; b < end;) {
     const e = nextExtent(op, fs, h, b);
     const start = e === null ? end : Math.min(end, Math.max(b, e.start));
-    if (start > b) dst.fill(0, (b - first) * SM_SIZE, (start - first) * SM_SIZE);
+    addZeros(parts, start - b);
     b = start;
     if (e === null || b >= end) break;
     const stop = Math.min(end, e.start + e.len);
-    const part = dst.subarray((b - first) * SM_SIZE, (stop - first) * SM_SIZE);
-    if (isOnline(e.blkno, e.flags)) readData(fs, e.blkno + (b - e.start), stop - b, part);
-    else part.fill(0);
+    if (isOnline(e.blkno, e.flags)) {
+      const blkno = e.blkno + (b - e.start);
+      const grant = h.lock.refreshGen;
+      // What comes next is asked for before this is waited for.
+      if (stop === end) {
+        fs.clean.follow(h.ino, first, end, blkno + (stop - b), e.start + e.len, grant);
+      }
+      readData(fs, blkno, stop - b, grant, parts);
+    } else addZeros(parts, stop - b);
     b = stop;
   }
 }
 
+/** What holes and unwritten blocks read as; never changed. */
+const ZEROS = new Uint8Array(64 * 1024);
+
+function addZeros(parts: ReadParts, blocks: number): void {
+  for (let left = blocks * SM_SIZE; left > 0; left -= ZEROS.length) {
+    parts.add(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
+  }
+}
+
 /** Reads mapped blocks, taking dirty pages from memory. */
-export function readData(fs: Fs, blkno: number, len: number, dst: Uint8Array): void {
-  const { dirty, data } = fs;
+function readData(fs: Fs, blkno: number, len: number, grant: number, parts: ReadParts): void {
+  const { dirty, clean } = fs;
   if (dirty.pages === 0) {
-    data.read(dst, blkno * SM_SIZE);
+    clean.read(blkno, len, grant, parts);
     return;
   }
   for (let i = 0; i < len;) {
     const page = dirty.page(blkno + i);
     if (page !== null) {
-      dst.set(page, i * SM_SIZE);
+      parts.add(page);
       i++;
       continue;
     }
     let stop = i + 1;
     while (stop < len && !dirty.has(blkno + stop)) stop++;
-    data.read(dst.subarray(i * SM_SIZE, stop * SM_SIZE), (blkno + i) * SM_SIZE);
+    clean.read(blkno + i, stop - i, grant, parts);
     i = stop;
   }
 }

@@ -15,11 +15,12 @@ import { FsError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { makeFilesystem } from "../../fs/mkfs.ts";
 import { getattr } from "../../fs/ops/attr.ts";
-import { read, write } from "../../fs/ops/data.ts";
+import { write } from "../../fs/ops/data.ts";
 import { create, lookup, readlink, unlink } from "../../fs/ops/names.ts";
 import { readdir } from "../../fs/ops/readdir.ts";
 import { getXattr, listXattr } from "../../fs/ops/xattr.ts";
 import { checkVolume } from "../helpers/check_volume.ts";
+import { readBytes } from "../helpers/read_bytes.ts";
 import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs } from "../helpers/local_fs.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -175,11 +176,10 @@ async function readAll(m: LocalFs): Promise<{ tick: number; found: State }> {
 }
 
 async function readFile(m: LocalFs, ino: number, size: number): Promise<Uint8Array> {
-  const buf = m.fs.data.allocBuffer(Math.ceil(size / SM_SIZE) * SM_SIZE || SM_SIZE);
   const caller = { uid: 0, gid: 0, pid: 0, umask: 0 };
-  const n = size === 0 ? 0 : await read(m.fs, { ino, offset: 0, length: size, caller, id: 1 }, buf);
-  assert.equal(n, size, `inode ${ino}: bytes to the end of the file`);
-  return buf.subarray(0, n);
+  const bytes = await readBytes(m.fs, { ino, offset: 0, length: size, caller, id: 1 });
+  assert.equal(bytes.length, size, `inode ${ino}: bytes to the end of the file`);
+  return bytes;
 }
 
 /** Compares what was found with the states it may be: `tick` or already some of the next one. */

@@ -94,7 +94,12 @@ async function torture(seed: number, mounts: number, steps: number): Promise<voi
   const model = new Map<string, string>();
   const all: TestMount[] = [];
   for (let i = 0; i < mounts; i++) {
-    const limits = { itemCacheBytes: 4000, dirtyItemBytes: 20000, blockCacheBytes: 4 << 20 };
+    const limits = {
+      itemCacheBytes: 4000,
+      dirtyItemBytes: 20000,
+      blockCacheBytes: 4 << 20,
+      dataCacheBytes: 0,
+    };
     all.push(await mount(cluster, { suspendPerMille: 60, limits }));
   }
   let pending: (void | Promise<void>)[] = [];
@@ -148,7 +153,12 @@ for (let seed = 1; seed <= 6; seed++) {
 async function bulk(seed: number): Promise<void> {
   const random = new SeededRandom(seed);
   const cluster = await LocalCluster.make({ seed, metaBytes: 2 ** 30, dataBytes: 256 << 20 });
-  const limits = { itemCacheBytes: 60000, dirtyItemBytes: 200000, blockCacheBytes: 8 << 20 };
+  const limits = {
+    itemCacheBytes: 60000,
+    dirtyItemBytes: 200000,
+    blockCacheBytes: 8 << 20,
+    dataCacheBytes: 0,
+  };
   const m = await mount(cluster, { limits, suspendPerMille: seed % 2 === 0 ? 5 : 0 });
   const { fs } = m;
   const ino = 7000;

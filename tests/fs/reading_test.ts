@@ -34,7 +34,12 @@ const write = (m: TestMount, ino: number, n: number, val: Uint8Array) =>
 Deno.test("roots are asked for once for locks that were granted before, and again after a commit", async () => {
   const cluster = await LocalCluster.make();
   const m = await mount(cluster, {
-    limits: { itemCacheBytes: 0, dirtyItemBytes: 1 << 20, blockCacheBytes: 1 << 22 },
+    limits: {
+      itemCacheBytes: 0,
+      dirtyItemBytes: 1 << 20,
+      blockCacheBytes: 1 << 22,
+      dataCacheBytes: 0,
+    },
   });
   const asked = () => cluster.requests.filter((c) => c === CMD_GET_ROOTS).length;
   const inos = [5000, 8000, 11000];

@@ -15,7 +15,7 @@ import { LOCK_WRITE } from "../../format/wire.ts";
 import { ROOT_CALLER } from "../../fs/caller.ts";
 import { errnoOf } from "../../fs/errors.ts";
 import { gatherUpdate, getInode, writeInode } from "../../fs/inode.ts";
-import { read, write, type WriteRequest } from "../../fs/ops/data.ts";
+import { write, type WriteRequest } from "../../fs/ops/data.ts";
 import { decodeExtent, FileExtents } from "../../fs/ops/extent_items.ts";
 import { type Extent, isOffline, isOnline, removeExtents } from "../../fs/ops/extents.ts";
 import { FALLOC_FL_KEEP_SIZE, fallocate } from "../../fs/ops/fallocate.ts";
@@ -26,6 +26,7 @@ import { WAIT_READ } from "../../fs/ops/wait.ts";
 import { assertSound, committedItems, LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
+import { readBytes } from "../helpers/read_bytes.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
 
 const S_IFREG = 0o100000;
@@ -63,10 +64,7 @@ async function put(
 }
 
 async function get(m: LocalFs, ino: number, offset: number, length: number): Promise<Uint8Array> {
-  const dst = m.fs.data.allocBuffer(Math.max(SM_SIZE, Math.ceil(length / SM_SIZE) * SM_SIZE));
-  dst.fill(0xee);
-  const n = await read(m.fs, { ino, offset, length, caller, id: nextId++ }, dst);
-  return dst.subarray(0, n);
+  return await readBytes(m.fs, { ino, offset, length, caller, id: nextId++ });
 }
 
 async function resize(m: LocalFs, ino: number, size: number): Promise<void> {
