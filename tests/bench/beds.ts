@@ -102,9 +102,10 @@ function passthroughSource(store: string): string {
   return binary;
 }
 
-/** All systems, mounted, ours first. */
-export async function beds(store: string): Promise<Bed[]> {
+/** The named systems (none: all of them), mounted, ours first. */
+export async function beds(store: string, names: readonly string[] = []): Promise<Bed[]> {
   const made: Bed[] = [];
+  const wanted = (name: string) => names.length === 0 || names.includes(name);
   const mountpoint = (name: string) => {
     const dir = `${store}/${name}`;
     Deno.mkdirSync(dir);
@@ -120,7 +121,7 @@ export async function beds(store: string): Promise<Bed[]> {
       },
     });
   try {
-    {
+    if (wanted("scoutfs")) {
       const meta = loopDevice(store, "meta", 2 ** 30);
       const data = loopDevice(store, "data", 2 ** 31);
       const dir = mountpoint("scoutfs");
@@ -131,28 +132,28 @@ export async function beds(store: string): Promise<Bed[]> {
       const stop = await serve(Deno.execPath(), args, dir);
       add("scoutfs", dir, stop, [meta, data]);
     }
-    {
+    if (wanted("passthrough_hp")) {
       const binary = passthroughSource(store);
       const source = mountpoint("passthrough-source");
       const dir = mountpoint("passthrough");
       const stop = await serve(binary, ["--foreground", "--nocache", source, dir], dir);
       add("passthrough_hp", dir, stop, []);
     }
-    {
+    if (wanted("ntfs-3g")) {
       const device = loopDevice(store, "ntfs", 2 ** 31);
       must("mkfs.ntfs", ["-Q", "-F", device]);
       const dir = mountpoint("ntfs-3g");
       const stop = await serve("ntfs-3g", ["-o", "no_detach", device, dir], dir);
       add("ntfs-3g", dir, stop, [device]);
     }
-    {
+    if (wanted("fuse2fs")) {
       const device = loopDevice(store, "fuse2fs", 2 ** 31);
       must("mkfs.ext4", ["-q", "-F", device]);
       const dir = mountpoint("fuse2fs");
       const stop = await serve("fuse2fs", ["-f", device, dir], dir);
       add("fuse2fs", dir, stop, [device]);
     }
-    {
+    if (wanted("ext4")) {
       const device = loopDevice(store, "ext4", 2 ** 31);
       must("mkfs.ext4", ["-q", "-F", device]);
       const dir = mountpoint("ext4");

@@ -6,7 +6,8 @@
  * passthrough_hp); server and client share one core; the rounds of all systems are interleaved.
  * The last line of each row is our rate divided by the peer's: above 1 we are faster.
  *
- * `deno task bench [--rounds N] [--files N] [--mib N] [--json FILE] [ROW…]`
+ * `deno task bench [--rounds N] [--files N] [--mib N] [--systems A,B] [--json FILE] [ROW…]`
+ * measures the rows whose names contain a given ROW, and those that they need.
  */
 
 import { BENCH_PACKAGES, ensurePackages } from "../setup.ts";
@@ -17,7 +18,12 @@ interface Row {
   name: string;
   op: string;
   count: (o: Options) => number;
+  /** After caches were dropped. */
   cold?: boolean;
+  /** After the same once, not measured: dropping caches for one system drops those of all. */
+  warm?: boolean;
+  /** The row that makes what this one works on. */
+  needs?: string;
   unit?: "B/s";
 }
 
@@ -26,35 +32,54 @@ interface Options {
   files: number;
   mib: number;
   json: string | null;
+  /** Names; empty for all. The first is compared with the others. */
+  systems: string[];
   rows: string[];
 }
+
+const WRITE_ROW = "sequential write 1 MiB";
 
 /** In order: later rows use what earlier ones made, and the last rows of a round remove it. */
 const ROWS: Row[] = [
   { name: "create+close", op: "create", count: (o) => o.files },
-  { name: "stat warm", op: "stat", count: (o) => o.files },
-  { name: "stat cold", op: "stat", count: (o) => o.files, cold: true },
-  { name: "fstat", op: "fstat", count: (o) => o.files * 10 },
-  { name: "ls -l cold", op: "lsl", count: (o) => o.files, cold: true },
-  { name: "readdir", op: "readdir", count: (o) => o.files, cold: true },
+  { name: "stat warm", op: "stat", count: (o) => o.files, needs: "create+close" },
+  { name: "stat cold", op: "stat", count: (o) => o.files, cold: true, needs: "create+close" },
+  { name: "fstat", op: "fstat", count: (o) => o.files * 10, needs: "create+close" },
+  { name: "ls -l cold", op: "lsl", count: (o) => o.files, cold: true, needs: "create+close" },
+  { name: "readdir", op: "readdir", count: (o) => o.files, cold: true, needs: "create+close" },
   { name: "mkdir", op: "mkdir", count: (o) => o.files / 4 },
-  { name: "rmdir", op: "rmdir", count: (o) => o.files / 4 },
+  { name: "rmdir", op: "rmdir", count: (o) => o.files / 4, needs: "mkdir" },
   { name: "fsync append 4 KiB", op: "fsync", count: () => 200 },
-  { name: "sequential write 1 MiB", op: "seqwrite", count: (o) => o.mib, unit: "B/s" },
-  { name: "sequential read 1 MiB", op: "seqread", count: (o) => o.mib, unit: "B/s", cold: true },
-  { name: "re-read 1 MiB", op: "seqread", count: (o) => o.mib, unit: "B/s" },
-  { name: "random read 4 KiB, depth 1", op: "rand1", count: (o) => o.files },
-  { name: "random read 4 KiB, depth 16", op: "rand16", count: (o) => o.files },
-  { name: "unlink", op: "unlink", count: (o) => o.files },
+  { name: WRITE_ROW, op: "seqwrite", count: (o) => o.mib, unit: "B/s" },
+  {
+    name: "sequential read 1 MiB",
+    op: "seqread",
+    count: (o) => o.mib,
+    unit: "B/s",
+    cold: true,
+    needs: WRITE_ROW,
+  },
+  {
+    name: "re-read 1 MiB",
+    op: "seqread",
+    count: (o) => o.mib,
+    unit: "B/s",
+    warm: true,
+    needs: WRITE_ROW,
+  },
+  { name: "random read 4 KiB, depth 1", op: "rand1", count: (o) => o.files, needs: WRITE_ROW },
+  { name: "random read 4 KiB, depth 16", op: "rand16", count: (o) => o.files, needs: WRITE_ROW },
+  { name: "unlink", op: "unlink", count: (o) => o.files, needs: "create+close" },
   { name: "rename", op: "rename", count: (o) => o.files / 4 },
 ];
 
 function options(args: string[]): Options {
-  const o: Options = { rounds: 3, files: 4000, mib: 128, json: null, rows: [] };
+  const o: Options = { rounds: 3, files: 4000, mib: 128, json: null, systems: [], rows: [] };
   for (let i = 0; i < args.length; i++) {
     if (args[i] === "--rounds") o.rounds = Number(args[++i]);
     else if (args[i] === "--files") o.files = Number(args[++i]);
     else if (args[i] === "--mib") o.mib = Number(args[++i]);
+    else if (args[i] === "--systems") o.systems = (args[++i] ?? "").split(",");
     else if (args[i] === "--json") o.json = args[++i];
     else o.rows.push(args[i]);
   }
@@ -71,7 +96,9 @@ function measure(workload: string, bed: Bed, row: Row, o: Options): number {
     must("sync", []);
     Deno.writeTextFileSync("/proc/sys/vm/drop_caches", "3");
   }
-  const out = must("taskset", ["-c", "0", workload, row.op, bed.dir, `${count}`]);
+  const run = () => must("taskset", ["-c", "0", workload, row.op, bed.dir, `${count}`]);
+  if (row.warm) run();
+  const out = run();
   return row.unit === "B/s" ? Number(out) : 1e9 / Number(out);
 }
 
@@ -91,14 +118,15 @@ function show(row: Row, rate: number): string {
 ensurePackages(BENCH_PACKAGES);
 const o = options(Deno.args);
 const rows = ROWS.filter((r) => o.rows.length === 0 || o.rows.some((w) => r.name.includes(w)));
+const run = ROWS.filter((r) => rows.includes(r) || rows.some((w) => w.needs === r.name));
 const store = tmpfs();
-const all = await beds(store.path);
+const all = await beds(store.path, o.systems);
 try {
   const workload = `${store.path}/workload`;
   must("cc", ["-O2", "-o", workload, `${ROOT}/tests/bench/workload.c`, "-lpthread"]);
   const rates = new Map<string, number[]>();
   for (let round = 0; round < o.rounds; round++) {
-    for (const row of ROWS) {
+    for (const row of run) {
       for (const bed of all) {
         const rate = measure(workload, bed, row, o);
         const key = `${row.name}\t${bed.name}`;
