@@ -28,13 +28,16 @@ export interface IoctlResult {
   buffers: string[];
 }
 
-/** Makes the calls in a process of its own, in order; as user `uid` if given. */
+/** Makes the calls in a process of its own, in order; as user `uid` or not in its first thread. */
 export async function callIoctls(
   calls: readonly IoctlCall[],
-  uid?: number,
+  { uid, thread = false }: { uid?: number; thread?: boolean } = {},
 ): Promise<IoctlResult[]> {
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-check", "--no-config", new URL(import.meta.url).pathname],
+    args: [
+      ...["run", "-A", "--no-check", "--no-config", new URL(import.meta.url).pathname],
+      ...(thread ? ["thread"] : []),
+    ],
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
@@ -83,7 +86,16 @@ function run(calls: readonly IoctlCall[]): IoctlResult[] {
   });
 }
 
-if (import.meta.main) {
+if (typeof WorkerGlobalScope !== "undefined" && globalThis.name === "ioctl caller") {
+  globalThis.onmessage = ({ data }: MessageEvent) => postMessage(run(data as IoctlCall[]));
+} else if (import.meta.main) {
   const calls = JSON.parse(await new Response(Deno.stdin.readable).text()) as IoctlCall[];
-  console.log(JSON.stringify(run(calls)));
+  if (Deno.args[0] === "thread") {
+    const worker = new Worker(import.meta.url, { type: "module", name: "ioctl caller" });
+    worker.onmessage = ({ data }) => {
+      console.log(JSON.stringify(data));
+      worker.terminate();
+    };
+    worker.postMessage(calls);
+  } else console.log(JSON.stringify(run(calls)));
 }
