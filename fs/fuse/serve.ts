@@ -86,7 +86,9 @@ export function serve(options: ServeOptions): FuseSession {
     return NO_ANSWER;
   };
   handlers[abi.STATFS] = (req) => statfs(fs).then((s) => abi.putStatfs(req.out.view, 0, s));
-  const synced: Handler = () => fs.trans.sync().then(() => 0);
+  // While a device fails, commits take as long as that lasts; a killed process need not wait for it.
+  const synced: Handler = (req) =>
+    Promise.race([fs.trans.sync(), req.cancel.promise]).then(() => 0);
   handlers[abi.FSYNC] = synced;
   handlers[abi.FSYNCDIR] = synced;
   handlers[abi.SYNCFS] = synced;
@@ -121,10 +123,9 @@ function forget(context: ServeContext, ino: number, count: number): void {
 
 /** Takes back what the kernel caches of the inodes from `first` to `last`. */
 async function invalidate(context: ServeContext, first: number, last: number): Promise<void> {
+  const { refs } = context.fs;
   const known: number[] = [];
-  context.fs.refs.forEach((ino) => {
-    if (ino >= first && ino <= last) known.push(ino);
-  });
+  for (let ino = first; ino <= last; ino++) if (ino > 0 && refs.isUsed(ino)) known.push(ino);
   await Promise.all(known.map((ino) => context.cache.revoked(ino)));
 }
 
