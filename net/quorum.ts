@@ -109,6 +109,17 @@ export class Quorum {
     this.#votedFor = params.slot;
   }
 
+  /** The slot that has our vote of this term; −1: none. */
+  get voteFor(): number {
+    return this.#votedFor ?? -1;
+  }
+  /** The slots that voted for us, by bit. */
+  get voteBits(): number {
+    let bits = 0;
+    for (const slot of this.#votes) bits |= 1 << slot;
+    return bits;
+  }
+
   /** One iteration of 04 §6.2, steps 1 to 12 in order. */
   step(input: StepInput): Effect[] {
     this.#effects = [];

@@ -15,9 +15,10 @@ import {
   QUORUM_EVENT_END,
   QUORUM_EVENT_FENCE,
   QUORUM_EVENT_STOP,
+  QUORUM_EVENT_TERM,
   QUORUM_MAX_SLOTS,
 } from "../format/constants.ts";
-import { QUORUM_MSG_TYPES, QuorumMessage } from "../format/quorum.ts";
+import { QUORUM_MSG_HEARTBEAT, QUORUM_MSG_TYPES, QuorumMessage } from "../format/quorum.ts";
 import type { Device } from "../fs/device.ts";
 import type { Ipv4Addr, Random, Reactor, TimerId, UdpSocket } from "../fs/env.ts";
 import { assert } from "../fs/errors.ts";
@@ -33,6 +34,7 @@ import {
   type ServerState,
   votesNeeded,
 } from "./quorum.ts";
+import { QuorumTraffic } from "./quorum_status.ts";
 import {
   checkSlots,
   mayLead,
@@ -102,6 +104,8 @@ export class QuorumService {
   #inherited: bigint[] = [];
   /** ELECT was recorded and STOP not yet: somebody has to fence us. */
   #unaccounted = false;
+  #serverEvent = 0;
+  readonly #traffic = new QuorumTraffic();
 
   constructor(env: QuorumEnv) {
     this.#env = env;
@@ -117,6 +121,22 @@ export class QuorumService {
   /** No leadership of this mount lacks its STOP: nobody has to fence it. */
   get accounted(): boolean {
     return !this.#unaccounted;
+  }
+
+  /** The content of the control file `quorum/status` (05 §4.4). */
+  statusText(): string {
+    const quorum = this.#quorum;
+    assert(quorum !== null, "the status of a quorum service that was not started");
+    return this.#traffic.text({
+      slot: this.#env.slot,
+      role: quorum.role,
+      term: quorum.term,
+      serverTerm: quorum.serverTerm,
+      serverEvent: this.#serverEvent,
+      voteFor: quorum.voteFor,
+      voteBits: quorum.voteBits,
+      deadline: quorum.deadline,
+    }, this.#env.reactor.now());
   }
 
   /** Binds the slot's address and records BEGIN; throws FsError when the mount must fail. */
@@ -209,6 +229,10 @@ export class QuorumService {
     if (this.#env.slots[message.from] === null) return;
     const term = readTerm(message);
     if (term === null) return;
+    const now = this.#env.reactor.now();
+    this.#traffic.received(message.from, term, message.type, now);
+    if (message.type === QUORUM_MSG_HEARTBEAT) this.#traffic.heartbeat(now);
+    else this.#traffic.leaderless();
     this.#turn({ type: message.type, term, from: message.from });
   }
 
@@ -303,6 +327,7 @@ export class QuorumService {
     if (event === QUORUM_EVENT_ELECT) this.#unaccounted = true;
     this.#blocks.record(slot, event, term, rid, reactor);
     if (event === QUORUM_EVENT_STOP) this.#unaccounted = false;
+    if (event > QUORUM_EVENT_TERM && event < QUORUM_EVENT_END) this.#serverEvent = event;
     if (event === QUORUM_EVENT_FENCE) this.#inherited = [];
   }
 
@@ -316,7 +341,9 @@ export class QuorumService {
     m.seal();
     this.#env.slots.forEach((addr: Ipv4Addr | null, nr) => {
       const wanted = to === "others" ? nr !== this.#env.slot : nr === to;
-      if (addr !== null && wanted) this.#socket!.send(m.bytes, addr);
+      if (addr === null || !wanted) return;
+      this.#socket!.send(m.bytes, addr);
+      this.#traffic.sent(nr, term, type, this.#env.reactor.now());
     });
   }
 

@@ -42,10 +42,19 @@ export function writeControlTree(runtimeDir: string, name: string, facts: Contro
   for (const [option, value] of Object.entries(values)) file(`mount_options/${option}`, `${value}`);
 }
 
-/** `quorum/is_leader`: whether this node's server is the cluster's. */
-export function writeIsLeader(runtimeDir: string, name: string, isLeader: boolean): void {
+/** Replaces `quorum/FILE` as a whole: `is_leader` ("1" or "0") or `status` (05 §4.4). */
+export function writeQuorumFile(
+  runtimeDir: string,
+  name: string,
+  file: "is_leader" | "status",
+  content: string,
+): void {
   const dir = `${controlDir(runtimeDir, name)}/quorum`;
-  Deno.mkdirSync(dir, { recursive: true });
-  Deno.writeTextFileSync(`${dir}/is_leader.new`, isLeader ? "1" : "0");
-  Deno.renameSync(`${dir}/is_leader.new`, `${dir}/is_leader`);
+  try {
+    Deno.mkdirSync(dir, { recursive: true });
+    Deno.writeTextFileSync(`${dir}/.${file}`, content, { mode: 0o444 });
+    Deno.renameSync(`${dir}/.${file}`, `${dir}/${file}`);
+  } catch {
+    // A runtime directory that is full or gone must not end a mount; the file is old, or missing.
+  }
 }

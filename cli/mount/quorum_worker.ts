@@ -7,11 +7,16 @@ import { openDevice } from "../../fs/sys/device.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { post } from "../../fs/sys/mailbox.ts";
 import { readSuperBlock } from "../../fs/volume.ts";
+import { mountName } from "../../net/fence.ts";
 import type { ServerState } from "../../net/quorum.ts";
 import { slotsOf } from "../../net/quorum_blocks.ts";
 import { QuorumService, type ServerControl } from "../../net/quorum_service.ts";
+import { writeQuorumFile } from "./control_tree.ts";
 import type { ToQuorum, ToServer } from "./messages.ts";
 import { failure, runWorker } from "./worker.ts";
+
+/** How often the control file `quorum/status` is written. */
+const STATUS_MS = 1000;
 
 /** The server in the other worker. Its states arrive in order, after our "starting". */
 class RemoteServer implements ServerControl {
@@ -64,6 +69,12 @@ runWorker<ToQuorum>((context) => {
   const own = slots[init.options.quorumSlotNr];
   if (own !== undefined && own !== null) reactor.listenTcp(own, { keepaliveMs }, () => {}).close();
   service.start();
+  const name = mountName(init.fsid, init.rid);
+  const showStatus = () => {
+    writeQuorumFile(init.runtimeDir, name, "status", service.statusText());
+    statusTimer = reactor.setTimer(STATUS_MS, showStatus);
+  };
+  let statusTimer = reactor.setTimer(0, showStatus);
   tell({ is: "ready" });
   return (message) => {
     switch (message.do) {
@@ -71,6 +82,7 @@ runWorker<ToQuorum>((context) => {
         server.changed(message.state);
         break;
       case "stop":
+        reactor.clearTimer(statusTimer);
         service.stop().then(
           () => tell({ is: "left", accounted: service.accounted }),
           (e) => tell(failure(e)),

@@ -10,7 +10,7 @@ import { FenceDirectory, FenceHook } from "../../net/fence_agents.ts";
 import { slotsOf } from "../../net/quorum_blocks.ts";
 import { Server } from "../../net/server.ts";
 import { openServerStore } from "../../net/store.ts";
-import { writeIsLeader } from "./control_tree.ts";
+import { writeQuorumFile } from "./control_tree.ts";
 import type { ToQuorum, ToServer } from "./messages.ts";
 import { runWorker } from "./worker.ts";
 
@@ -54,7 +54,7 @@ runWorker<ToServer>((context) => {
   server.onState = () => {
     const message: ToQuorum = { do: "serverState", state: server.state };
     post(init.quorumBox, message);
-    writeIsLeader(init.runtimeDir, name, server.state === "up");
+    writeQuorumFile(init.runtimeDir, name, "is_leader", server.state === "up" ? "1" : "0");
   };
   return (message) => {
     if (message.do === "start") {

@@ -33,6 +33,7 @@ async function lifeOfAVolume(v: TestVolume, type: string): Promise<void> {
   const file = (path: string) => Deno.readTextFile(`${v.dir}/run/fs/scoutfs/${control}/${path}`);
   assert.match(await file("fsid"), new RegExp(`^${control.slice(2, 8)}[0-9a-f]{10}\n$`));
   assert.equal(await file("quorum/is_leader"), "1");
+  assert.match(await file("quorum/status"), /^quorum_slot_nr 0\nterm \d+\n/);
   assert.equal(await file("mount_options/quorum_slot_nr"), "0\n");
   const before = await v.sh(LOOK);
   assert.match(before, /^d\/e\/name-300 f/m);
