@@ -193,12 +193,17 @@ export class TestVolume {
     }
   }
 
-  /** kill -9 of the serving process, and what an administrator does then. */
-  async crash(): Promise<void> {
-    for (const pid of this.servers()) {
+  /** kill -9 of the serving process; the dead mount stays. */
+  async kill(): Promise<void> {
+    for (const pid of this.servers().filter(isRunning)) {
       Deno.kill(pid, "SIGKILL");
       await until(() => !isRunning(pid), `process ${pid} to end`);
     }
+  }
+
+  /** kill -9 of the serving process, and what an administrator does then. */
+  async crash(): Promise<void> {
+    await this.kill();
     if (this.mounted) await run("umount", ["-l", this.mnt]);
     await Deno.remove(`${this.dir}/run/mounts`, { recursive: true });
   }

@@ -233,8 +233,10 @@ async function loadAndKill(
   const running = steps.map(loop);
   await Promise.race([enough, Promise.all(running)]);
   killed = true;
-  await v.crash();
+  await v.kill();
+  // Before the dead mount goes: no call may end up in the directory below.
   await Promise.all(running);
+  await v.crash();
 }
 
 async function killRounds(v: TestVolume, seed: number, syncfs: boolean): Promise<void> {
