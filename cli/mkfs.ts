@@ -225,10 +225,14 @@ async function mkfs(request: Request): Promise<void> {
   const made: string[] = [];
   const open: BlockDevice[] = [];
   try {
-    const meta = await openTarget(request.metaPath, request.newMeta, request.force, made);
-    open.push(meta);
-    const data = await openTarget(request.dataPath, request.newData, request.force, made);
-    open.push(data);
+    const { metaPath, dataPath, newMeta, newData, force } = request;
+    // Both are ours alone before either is changed.
+    const metaClaim = await claimTarget(metaPath, newMeta, force, made);
+    open.push(metaClaim);
+    const dataClaim = await claimTarget(dataPath, newData, force, made);
+    open.push(dataClaim);
+    const meta = openTarget(metaClaim, newMeta, open);
+    const data = openTarget(dataClaim, newData, open);
     const small = request.allowSmall;
     const metaBytes = usableSize(meta, "meta", request.maxMeta, small, request.newMeta);
     const dataBytes = usableSize(data, "data", request.maxData, small, request.newData);
@@ -264,16 +268,20 @@ function isSameFile(a: string, b: string): boolean {
   }
 }
 
-/** Opens a device or image file to be overwritten, making it first when `newBytes` says so. */
-async function openTarget(
+/**
+ * Opens what is to be overwritten, exclusively and without changing it; for a new image file
+ * (`newBytes`) an empty one is made where there is none.
+ */
+async function claimTarget(
   path: string,
   newBytes: number | undefined,
   force: boolean,
   made: string[],
 ): Promise<BlockDevice> {
-  if (newBytes !== undefined) makeImage(path, newBytes, force, made);
-  const dev = openDevice(path, { write: true, exclusive: true });
-  if (!force) {
+  if (newBytes !== undefined) makeImage(path, force, made);
+  const minBytes = newBytes === undefined ? SM_SIZE : 0;
+  const dev = openDevice(path, { write: true, exclusive: true, minBytes });
+  if (!force && newBytes === undefined) {
     try {
       await refuseSignatures(dev);
     } catch (e) {
@@ -284,8 +292,22 @@ async function openTarget(
   return dev;
 }
 
-/** Makes a sparse image file. Only `-f` replaces one that exists, and nothing but regular files. */
-function makeImage(path: string, bytes: number, force: boolean, made: string[]): void {
+/** What was claimed, as it is to be written: a new image is emptied and gets its size. */
+function openTarget(
+  claim: BlockDevice,
+  newBytes: number | undefined,
+  open: BlockDevice[],
+): BlockDevice {
+  if (newBytes === undefined) return claim;
+  Deno.truncateSync(claim.name, 0);
+  Deno.truncateSync(claim.name, newBytes);
+  const dev = openDevice(claim.name, { write: true });
+  open.push(dev);
+  return dev;
+}
+
+/** Makes an empty file. Only `-f` takes one that exists, and nothing but regular files. */
+function makeImage(path: string, force: boolean, made: string[]): void {
   try {
     const existing = Deno.statSync(path);
     if (!existing.isFile) {
@@ -294,7 +316,6 @@ function makeImage(path: string, bytes: number, force: boolean, made: string[]):
     if (!force) {
       throw new FsError(EEXIST, `${path}: exists already: --size is for new image files`);
     }
-    Deno.truncateSync(path, 0);
   } catch (e) {
     if (!(e instanceof Deno.errors.NotFound)) throw e;
     try {
@@ -305,7 +326,6 @@ function makeImage(path: string, bytes: number, force: boolean, made: string[]):
     }
     made.push(path);
   }
-  Deno.truncateSync(path, bytes);
 }
 
 /** Refuses a device that seems to hold something, in libblkid's opinion or in ours. */

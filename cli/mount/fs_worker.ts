@@ -16,6 +16,7 @@ import { openDevice } from "../../fs/sys/device.ts";
 import { RingReader } from "../../fs/sys/uring.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { ClientConnection } from "../../net/client.ts";
+import { metaPolicy } from "../../net/reserve.ts";
 import type { ToFs } from "./messages.ts";
 import { failure, runWorker } from "./worker.ts";
 
@@ -60,6 +61,9 @@ runWorker<ToFs>((context) => {
   });
   fs.credentials = procCredentials(processStatus);
   fs.callerMemory = processMemory();
+  // What our server keeps back for one mount; further ones are not counted here.
+  const { reserved } = metaPolicy(volume.superBlock.totalMetaBlocks, 1);
+  fs.reservedMetaBlocks = () => reserved;
   fs.hooks.onDefect = (e) => tell(failure(e));
 
   let started = false;

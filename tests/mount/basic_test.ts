@@ -153,6 +153,19 @@ mountTest("each wrong mount is one line that names what is wrong", {}, async (v)
   await Deno.mkdir(`${v.dir}/other`);
   const busy = await v.scoutfs("mount", "-o", good, v.data, `${v.dir}/other`);
   assert.match(busy.err, new RegExp(`in use: mounted at ${v.mnt} by process ${v.servers()[0]}`));
+  await v.sh("echo kept > file && sync file");
+  for (const size of [["--size", "256M"], []]) {
+    // The image that is not in use comes first: it must not be touched either.
+    await Deno.writeTextFile(`${v.dir}/free`, "precious");
+    const made = await v.scoutfs("mkfs", "-f", "-A", ...size, `${v.dir}/free`, v.data);
+    assert.match(made.err, size.length > 0 ? /img: in use: .* locked\n/ : /free: 8 bytes are too/);
+    assert.equal(await Deno.readTextFile(`${v.dir}/free`), "precious");
+    const both = await v.scoutfs("mkfs", "-f", "-A", ...size, v.meta, v.data);
+    assert.match(both.err, /img: in use: .* locked\n/);
+  }
+  await v.umount();
+  await v.mount();
+  assert.equal(await v.sh("cat file"), "kept\n");
 });
 
 mountTest("a taken port fails the mount and leaves nothing behind", {}, async (v) => {
