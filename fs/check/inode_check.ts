@@ -50,7 +50,7 @@ import {
   SIDE_SOURCE,
 } from "./facts.ts";
 import type { ParentMap } from "./parents.ts";
-import { isZero, joinWords, rawU64 } from "./raw.ts";
+import { isExact, isZero, joinWords, rawU64 } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
 import { XattrCheck } from "./xattr_check.ts";
 
@@ -213,6 +213,9 @@ export class InodeCheck {
     const device = this.#format === S_IFCHR || this.#format === S_IFBLK;
     if (!device && i.rdev !== 0) bad("rdev", i.rdev);
     if (v.getUint32(4, true) >= 0x8000_0000) bad("size", v.getBigUint64(0, true).toString());
+    // No filesystem has given out so many, and nothing could count on.
+    if (!isExact(rawU64(v, 48))) bad("next_readdir_pos", rawU64(v, 48));
+    if (!isExact(rawU64(v, 56))) bad("next_xattr_id", rawU64(v, 56));
     const metaSeq = rawU64(v, 8), dataSeq = rawU64(v, 16);
     if (metaSeq > this.maxSeq) bad("meta_seq", metaSeq);
     if (dataSeq > this.maxSeq) bad("data_seq", dataSeq);

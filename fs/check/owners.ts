@@ -9,9 +9,15 @@
 import { assert } from "../errors.ts";
 
 /** Blocks that a page of the map covers. */
-const PAGE = 1 << 16;
+const PAGE = 1 << 12;
 
 export const NOBODY = 0;
+
+/** What runs of blocks are told apart by. */
+export const KIND_NOBODY = 0;
+export const KIND_USED = 1;
+export const KIND_FREE = 2;
+export type OwnerKind = typeof KIND_NOBODY | typeof KIND_USED | typeof KIND_FREE;
 /** Owners beyond what a byte can tell apart. */
 const SHARED_USED = 254;
 const SHARED_FREE = 255;
@@ -29,7 +35,7 @@ export class BlockOwners {
     for (let at = 0; at < totalBlocks; at += PAGE) this.#pages.push(NOBODY);
     this.#names[SHARED_USED] = "one of many trees";
     this.#names[SHARED_FREE] = "one of many free lists";
-    this.#free[SHARED_FREE] = true;
+    for (let i = 1; i <= SHARED_FREE; i++) this.#free[i] = i === SHARED_FREE;
   }
 
   get total(): number {
@@ -103,36 +109,31 @@ export class BlockOwners {
     }
   }
 
-  /** Visits the maximal runs [start, start+len) of [from, total) whose blocks satisfy `want`. */
-  forEachRun(
-    from: number,
-    want: (owner: number) => boolean,
-    visit: (start: number, len: number) => void,
-  ): void {
-    let start = -1, at = from;
+  /** Visits the maximal runs [start, start+len) of [from, total) of one kind of owner. */
+  forEachRun(from: number, visit: (start: number, len: number, kind: OwnerKind) => void): void {
+    const kinds = this.#free.map((free, i) =>
+      i === NOBODY ? KIND_NOBODY : free ? KIND_FREE : KIND_USED
+    );
+    let start = from, at = from, kind: OwnerKind = KIND_NOBODY;
+    const turn = (next: OwnerKind) => {
+      if (at > start) visit(start, at - start, kind);
+      start = at;
+      kind = next;
+    };
     while (at < this.#total) {
       const index = Math.floor(at / PAGE);
       const page = this.#pages[index] as Uint8Array | number;
       const end = Math.min((index + 1) * PAGE, this.#total);
       if (typeof page === "number") {
-        if (want(page)) {
-          if (start < 0) start = at;
-        } else if (start >= 0) {
-          visit(start, at - start);
-          start = -1;
-        }
+        if (kinds[page] !== kind) turn(kinds[page] as OwnerKind);
         at = end;
         continue;
       }
       for (; at < end; at++) {
-        if (want(page[at % PAGE] as number)) {
-          if (start < 0) start = at;
-        } else if (start >= 0) {
-          visit(start, at - start);
-          start = -1;
-        }
+        const next = kinds[page[at % PAGE] as number] as OwnerKind;
+        if (next !== kind) turn(next);
       }
     }
-    if (start >= 0) visit(start, this.#total - start);
+    turn(kind);
   }
 }

@@ -252,15 +252,18 @@ function checkEvents(q: QuorumBlock, block: Uint8Array, slot: number, report: Re
   const writeNr = fieldU64(q, 32);
   const bad = (why: string) => report.add("quorum-event", { slot, why });
   if (!isExact(writeNr)) bad(`write_nr ${writeNr}`);
+  let newest = 0;
   for (let i = 0; i < QUORUM_EVENT_NR; i++) {
     const e = q.events(i), nr = fieldU64(e, 0);
     if (nr > writeNr) bad(`event ${i} has write_nr ${nr}, the block has ${writeNr}`);
+    newest = Math.max(newest, nr);
     if (nr === 0 && !isZero(e.bytes, 0, 40)) bad(`event ${i} was never written and is not zero`);
     if (nr !== 0 && e.rid === 0n) bad(`event ${i} has no rid`);
     if (!isExact(fieldU64(e, 16))) bad(`event ${i} has term ${fieldU64(e, 16)}`);
     if (e.ts.nsec >= 1e9) bad(`event ${i} has ${e.ts.nsec} nanoseconds`);
     if (!isZero(e.bytes, 36, 4)) bad(`event ${i} has padding that is not zero`);
   }
+  if (newest !== writeNr) bad(`write_nr ${writeNr}, but the newest event has ${newest}`);
   if (!isZero(block, QuorumBlock.SIZE, SM_SIZE - QuorumBlock.SIZE)) {
     bad("the bytes behind the structure are not zero");
   }

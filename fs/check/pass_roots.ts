@@ -9,6 +9,7 @@
 import {
   AF_IPV4,
   AF_NONE,
+  DATA_ALLOC_ZONE_BLOCKS_MIN,
   LOG_MERGE_COMP_REMAIN,
   LOG_MERGE_REQUEST_SUBTREE,
   LOG_TREES_FINALIZED,
@@ -202,6 +203,7 @@ function logTreesOf(cx: CheckContext, items: readonly SmallItem[]): LogTree[] {
     if (lt.itemRoot.height > 0 && lt.bloomRef.isNull) {
       bad("it has items but no bloom block: readers do not see them");
     }
+    if (lt.bloomRef.isNull && !lt.bloomRef.isZero()) bad("no bloom block, but its seq");
     checkZones(lt, fieldU64(cx.sb, 104), bad);
     const previous = trees.at(-1)?.lt;
     if (previous !== undefined && previous.rid === lt.rid && !previous.isFinalized) {
@@ -222,6 +224,7 @@ function checkZones(lt: LogTrees, dataBlocks: number, bad: (why: string) => void
     if (!isZero(lt.dataAllocZones, 0, 128)) bad("data zone bits without a zone size");
     return;
   }
+  if (z < DATA_ALLOC_ZONE_BLOCKS_MIN) bad(`data zones of ${z} blocks`);
   const zones = Math.ceil(dataBlocks / z);
   for (let n = zones; n < 1024; n++) {
     if (lt.hasZone(n)) {

@@ -90,7 +90,7 @@ class FileCheck {
     const { s, cx } = this, f = s.file;
     if (!isZero(f.bytes, 81, 7)) this.bad("padding is not zero");
     if (f.height === 0) {
-      if (!f.ref.isNull || f.blocks !== 0 || f.entries !== 0) this.bad("empty, but with contents");
+      if (!f.isZero()) this.bad("empty, but with contents");
       return;
     }
     if (f.height > MAX_HEIGHT || f.blocks === 0 || f.height !== srchHeight(f.blocks - 1)) {

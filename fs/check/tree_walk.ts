@@ -88,7 +88,8 @@ export class TreeWalk {
   #refs: LeafRef[] = [];
   #ready = 0;
   #at = 0;
-  readonly #window: Uint8Array;
+  /** Made when the first leaves are read, no larger than they need. */
+  #window: Uint8Array | null = null;
   readonly #windowBlocks: number;
   readonly #leaves: Leaf[] = [];
   readonly #sequence: (Leaf | null)[] = [];
@@ -98,8 +99,7 @@ export class TreeWalk {
     root: BtreeRoot,
     private readonly spec: TreeSpec,
   ) {
-    this.#windowBlocks = spec.window ?? DEFAULT_WINDOW;
-    this.#window = cx.source.acquireWindow(this.#windowBlocks);
+    this.#windowBlocks = root.height <= 1 ? 1 : spec.window ?? DEFAULT_WINDOW;
     this.#start(root);
   }
 
@@ -111,7 +111,8 @@ export class TreeWalk {
         if (leaf !== null && leaf !== undefined) return leaf;
       }
       if (!this.#fill()) {
-        this.cx.source.releaseWindow(this.#window);
+        if (this.#window !== null) this.cx.source.releaseWindow(this.#window);
+        this.#window = null;
         for (const f of this.#spare) this.cx.source.release(f.block);
         this.#spare.length = 0;
         this.#ready = 0;
@@ -289,6 +290,9 @@ export class TreeWalk {
     usable.sort((a, b) => blknoOf(a) - blknoOf(b));
     const blknos = Float64Array.from(usable, blknoOf);
     const unreadable = new Uint8Array(usable.length);
+    this.#window ??= cx.source.acquireWindow(
+      Math.min(this.#windowBlocks, roundUpToPower(refs.length)),
+    );
     cx.source.readOrdered(blknos, usable.length, this.#window, unreadable);
     // Judged in key order, so that of two claims the first in the tree wins.
     const slotOf = new Map(usable.map((i, slot) => [i, slot]));
@@ -303,7 +307,7 @@ export class TreeWalk {
     const { cx, spec } = this;
     let leaf = this.#leaves[slot];
     if (leaf === undefined) {
-      const buf = this.#window.subarray(slot * LG_SIZE, (slot + 1) * LG_SIZE);
+      const buf = (this.#window as Uint8Array).subarray(slot * LG_SIZE, (slot + 1) * LG_SIZE);
       leaf = {
         blkno: 0,
         b: { buf, v: viewOf(buf) },
@@ -331,11 +335,7 @@ export class TreeWalk {
   }
 }
 
-/** An item where it is stored. */
-export interface StoredItem {
-  readonly b: BlockBytes;
-  readonly item: number;
-}
+const roundUpToPower = (n: number): number => 2 ** Math.ceil(Math.log2(Math.max(1, n)));
 
 export interface SmallItem {
   readonly key: Key;

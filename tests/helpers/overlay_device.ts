@@ -6,10 +6,12 @@
 import type { Device } from "../../fs/device.ts";
 
 const PAGE = 4096;
+const BLOCK = 65536;
 
 export class OverlayDevice implements Device {
   readonly #pages = new Map<number, Uint8Array>();
 
+  /** `base` is an `ImageCache` where many overlays are made of one image. */
   constructor(readonly base: Device) {}
 
   get name(): string {
@@ -24,7 +26,7 @@ export class OverlayDevice implements Device {
   }
 
   allocBuffer(bytes: number): Uint8Array {
-    return this.base.allocBuffer(bytes);
+    return new Uint8Array(bytes);
   }
 
   read(buf: Uint8Array, off: number): void {
@@ -56,4 +58,56 @@ export class OverlayDevice implements Device {
 
   flush(): void {}
   close(): void {}
+}
+
+/** A read-only device whose blocks stay in memory once read; takes buffers of any alignment. */
+export class ImageCache implements Device {
+  readonly #blocks = new Map<number, Uint8Array>();
+  readonly #buffer: Uint8Array;
+
+  constructor(readonly base: Device) {
+    this.#buffer = base.allocBuffer(BLOCK);
+  }
+
+  get name(): string {
+    return this.base.name;
+  }
+  get size(): number {
+    return this.base.size;
+  }
+
+  allocBuffer(bytes: number): Uint8Array {
+    return new Uint8Array(bytes);
+  }
+
+  read(buf: Uint8Array, off: number): void {
+    for (let at = 0; at < buf.length;) {
+      const index = Math.floor((off + at) / BLOCK), within = (off + at) % BLOCK;
+      const part = this.#block(index).subarray(within, within + buf.length - at);
+      buf.set(part, at);
+      at += part.length;
+    }
+  }
+
+  #block(index: number): Uint8Array {
+    let block = this.#blocks.get(index);
+    if (block === undefined) {
+      const into = this.#buffer.subarray(0, Math.min(BLOCK, this.size - index * BLOCK));
+      this.base.read(into, index * BLOCK);
+      block = into.slice();
+      this.#blocks.set(index, block);
+    }
+    return block;
+  }
+
+  write(): void {
+    throw new Error(`${this.name} is read only`);
+  }
+  writev(): void {
+    throw new Error(`${this.name} is read only`);
+  }
+  flush(): void {}
+  close(): void {
+    this.base.close();
+  }
 }

@@ -1,0 +1,70 @@
+/**
+ * The data device as the files say it is: their extents in device order, and all the rest, which is
+ * free (01 §19 "Data block accounting").
+ *
+ * Relies on: every leaf of fs_root and the log trees could be read.
+ */
+
+import { KEY } from "../../../format/btree_block.ts";
+import { DATA_DEV_START_BLKNO, TYPE_DATA_EXTENT, ZONE_FS } from "../../../format/constants.ts";
+import { BlockOwners } from "../owners.ts";
+import type { CheckContext } from "../context.ts";
+import type { ServerItems } from "../pass_roots.ts";
+import { hiWord, joinWords, loWord, rawU64 } from "../raw.ts";
+import { Sorter } from "../sorter.ts";
+import { streamItems, type StreamTree } from "../stream.ts";
+import { TreeWalk } from "../tree_walk.ts";
+import type { Run } from "./free_blocks.ts";
+
+const VAL_OFF = 48;
+const VAL_LEN = 50;
+
+/** Reads all items once more; returns the maximal runs of data blocks that no file has. */
+export function freeDataRuns(cx: CheckContext, items: ServerItems): Run[] {
+  const sorter = new Sorter({
+    words: 4,
+    keyWords: 4,
+    memory: cx.memory / 4,
+    tempDir: cx.tempDir,
+  });
+  cx.report.muted = true;
+  try {
+    const quiet = { ...cx, owners: new BlockOwners(cx.metaBlocks), badBlocks: [] };
+    const owner = quiet.owners.define("items", false);
+    const tree = (root: typeof cx.sb.fsRoot, log: boolean): StreamTree => ({
+      walk: new TreeWalk(quiet, root, { what: "items", owner, log }),
+      cls: log ? "log" : "fs",
+      onLeaf: () => {},
+    });
+    const trees = [tree(cx.sb.fsRoot, false)];
+    for (const { lt } of items.logTrees) trees.push(tree(lt.itemRoot, true));
+    streamItems(trees, {
+      item(b, item) {
+        const v = b.v, key = item + KEY;
+        if (v.getUint8(key + 25) !== ZONE_FS || v.getUint8(key + 26) !== TYPE_DATA_EXTENT) return;
+        if (v.getUint16(item + VAL_LEN, true) !== 16) return;
+        const start = rawU64(v, v.getUint16(item + VAL_OFF, true)), len = rawU64(v, key + 16);
+        if (start < DATA_DEV_START_BLKNO || len < 1 || start + len > cx.dataBlocks) return;
+        const at = sorter.slot(), buf = sorter.buffer;
+        buf[at] = hiWord(start);
+        buf[at + 1] = loWord(start);
+        buf[at + 2] = hiWord(len);
+        buf[at + 3] = loWord(len);
+      },
+      totl() {},
+      stale() {},
+    });
+    const runs: Run[] = [];
+    let end = DATA_DEV_START_BLKNO;
+    sorter.forEach((w, at) => {
+      const start = joinWords(w[at] as number, w[at + 1] as number);
+      if (start > end) runs.push({ start: end, len: start - end });
+      end = Math.max(end, start + joinWords(w[at + 2] as number, w[at + 3] as number));
+    });
+    if (cx.dataBlocks > end) runs.push({ start: end, len: cx.dataBlocks - end });
+    return runs;
+  } finally {
+    cx.report.muted = false;
+    sorter.close();
+  }
+}

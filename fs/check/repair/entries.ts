@@ -1,0 +1,347 @@
+/**
+ * Mending directory entries (01 §15.3): one link is three items with one value. Where they disagree
+ * the value that most of them give counts; what is missing is made from it. An entry that leads to
+ * no inode goes. An inode without a name gets one in lost+found.
+ */
+
+import {
+  DIRENT_FIRST_POS,
+  DT_BLK,
+  DT_CHR,
+  DT_DIR,
+  DT_FIFO,
+  DT_LNK,
+  DT_REG,
+  DT_SOCK,
+  NAME_MAX,
+  ROOT_INO,
+  TYPE_DIRENT,
+  TYPE_LINK_BACKREF,
+  ZONE_FS,
+} from "../../../format/constants.ts";
+import { bytesEqual, toHex } from "../../../format/bytes.ts";
+import { direntHash } from "../../../format/hash.ts";
+import {
+  backrefKey,
+  Dirent,
+  direntKey,
+  type Inode,
+  orphanKey,
+  readdirKey,
+} from "../../../format/items.ts";
+import { Key } from "../../../format/key.ts";
+import { isExact, rawU64, viewOf } from "../raw.ts";
+import type { ItemPatch } from "./item_patch.ts";
+import type { Round } from "./round.ts";
+
+const U32 = 0xffff_ffff;
+const S_IFMT = 0o170000;
+const S_IFDIR = 0o040000;
+const LOST_FOUND = new TextEncoder().encode("lost+found");
+
+/** Entry type of a mode; undefined for modes that no file has. */
+export function entryType(mode: number): number | undefined {
+  switch (mode & S_IFMT) {
+    case 0o010000:
+      return DT_FIFO;
+    case 0o020000:
+      return DT_CHR;
+    case S_IFDIR:
+      return DT_DIR;
+    case 0o060000:
+      return DT_BLK;
+    case 0o100000:
+      return DT_REG;
+    case 0o120000:
+      return DT_LNK;
+    case 0o140000:
+      return DT_SOCK;
+    default:
+      return undefined;
+  }
+}
+
+export const isDirMode = (mode: number): boolean => (mode & S_IFMT) === S_IFDIR;
+
+interface StoredEntry {
+  readonly key: Key;
+  readonly ino: number;
+  readonly name: Uint8Array;
+  /** Its hash is that of its name, so the name is what was written. */
+  readonly sure: boolean;
+}
+
+export class Entries {
+  #lostFound = 0;
+  /** Entries of the directory looked through last, by position. */
+  #scanned = -1;
+  #byPos = new Map<number, StoredEntry[]>();
+
+  constructor(
+    private readonly round: Round,
+    private readonly patch: ItemPatch,
+    /** Seconds and nanoseconds for new inodes. */
+    private readonly now: { readonly sec: number; readonly nsec: number },
+    /** Entries may be removed. */
+    private readonly lossy: boolean,
+  ) {}
+
+  /**
+   * Makes the items of position `pos` in directory `dir` agree; `child` is an inode that has, or may
+   * have, a backref there. False if that would lose something and must not.
+   */
+  mend(dir: number, pos: number, child: number): boolean {
+    const found: StoredEntry[] = [];
+    const add = (key: Key) => {
+      if (found.some((e) => e.key.equals(key))) return;
+      const entry = parse(key, this.patch.get(key));
+      if (entry !== null) found.push(entry);
+    };
+    add(readdirKey(dir, pos));
+    for (const ino of [child, ...found.map((e) => e.ino)]) add(backrefKey(ino, dir, pos));
+    for (const { name } of [...found]) add(direntKey(dir, direntHash(name), pos));
+    if (!found.some((e) => e.key.type === TYPE_DIRENT)) {
+      for (const e of this.#dirents(dir).get(pos) ?? []) {
+        add(e.key);
+        add(backrefKey(e.ino, dir, pos));
+      }
+    }
+    const winner = this.#elect(dir, pos, found);
+    if (winner === null) {
+      if (!this.lossy) return false;
+      this.#removeAll(found, dir, pos, child);
+      return true;
+    }
+    this.#write(dir, pos, winner, found);
+    return true;
+  }
+
+  /** Removes an entry with all its items, and broken ones at its keys. */
+  remove(dir: number, pos: number, child: number): void {
+    const val = this.patch.get(readdirKey(dir, pos)) ?? this.patch.get(backrefKey(child, dir, pos));
+    const entry = parse(readdirKey(dir, pos), val);
+    if (entry !== null) this.patch.remove(direntKey(dir, direntHash(entry.name), pos));
+    for (const e of this.#dirents(dir).get(pos) ?? []) this.patch.remove(e.key);
+    this.patch.remove(readdirKey(dir, pos));
+    this.patch.remove(backrefKey(child, dir, pos));
+  }
+
+  #removeAll(found: readonly StoredEntry[], dir: number, pos: number, child: number): void {
+    for (const e of found) this.patch.remove(e.key);
+    this.patch.remove(readdirKey(dir, pos));
+    this.patch.remove(backrefKey(child, dir, pos));
+  }
+
+  /** The (inode, name) that most items give, of those that can be an entry; null if none can. */
+  #elect(dir: number, pos: number, found: readonly StoredEntry[]): StoredEntry | null {
+    const parent = this.patch.peekInode(dir);
+    if (parent === null || !isDirMode(parent.mode) || pos < DIRENT_FIRST_POS) return null;
+    const candidates = found.filter((e) => {
+      const target = this.patch.peekInode(e.ino);
+      return target !== null && entryType(target.mode) !== undefined && nameIsValid(e.name);
+    });
+    const votes = new Map<string, number>();
+    const idOf = (e: StoredEntry) => `${e.ino}:${toHex(e.name)}`;
+    for (const e of candidates) {
+      votes.set(idOf(e), (votes.get(idOf(e)) ?? 0) + (e.sure ? 2 : 1));
+    }
+    let best: StoredEntry | null = null;
+    for (const e of candidates) {
+      if (best === null || (votes.get(idOf(e)) ?? 0) > (votes.get(idOf(best)) ?? 0)) best = e;
+    }
+    if (best === null) return null;
+    // A lone remainder must not take a name that is there already.
+    const alone = found.length === 1;
+    if (alone && this.find(dir, best.name).some((e) => rawPos(e.key) !== pos)) return null;
+    return best;
+  }
+
+  #write(dir: number, pos: number, winner: StoredEntry, found: readonly StoredEntry[]): void {
+    const { patch } = this;
+    const target = patch.peekInode(winner.ino);
+    const val = entryValue(winner.ino, winner.name, pos, entryType(target?.mode ?? 0) ?? DT_REG);
+    const keys = entryKeys(dir, pos, winner.ino, winner.name);
+    for (const e of found) {
+      if (!keys.some((key) => key.equals(e.key))) patch.remove(e.key);
+    }
+    for (const key of keys) {
+      const stored = patch.get(key);
+      if (stored === null || !bytesEqual(stored, val)) patch.set(key, val);
+    }
+  }
+
+  /** Entries of `dir` with that name. */
+  find(dir: number, name: Uint8Array): StoredEntry[] {
+    const hash = direntHash(name);
+    const last = Key.words(
+      ZONE_FS,
+      Math.floor(dir / 2 ** 32),
+      dir >>> 0,
+      TYPE_DIRENT,
+      hash.hi,
+      hash.lo,
+      U32,
+      U32,
+      255,
+    );
+    return this.patch.range(direntKey(dir, hash, 0), last)
+      .map(({ key, val }) => parse(key, val))
+      .filter((e): e is StoredEntry => e !== null && bytesEqual(e.name, name));
+  }
+
+  #dirents(dir: number): Map<number, StoredEntry[]> {
+    if (this.#scanned === dir) return this.#byPos;
+    this.#scanned = dir;
+    this.#byPos = new Map();
+    const first = Key.of(ZONE_FS, dir, TYPE_DIRENT);
+    const last = Key.words(
+      ZONE_FS,
+      first.firstHi,
+      first.firstLo,
+      TYPE_DIRENT,
+      U32,
+      U32,
+      U32,
+      U32,
+      255,
+    );
+    for (const { key, val } of this.patch.range(first, last)) {
+      const entry = parse(key, val);
+      if (entry === null) continue;
+      const pos = rawPos(key), same = this.#byPos.get(pos);
+      if (same === undefined) this.#byPos.set(pos, [entry]);
+      else same.push(entry);
+    }
+    return this.#byPos;
+  }
+
+  /** The names of an inode: directory and position of each backref. */
+  backrefs(ino: number): { dir: number; pos: number }[] {
+    const first = Key.of(ZONE_FS, ino, TYPE_LINK_BACKREF);
+    const last = Key.words(
+      ZONE_FS,
+      first.firstHi,
+      first.firstLo,
+      TYPE_LINK_BACKREF,
+      U32,
+      U32,
+      U32,
+      U32,
+      255,
+    );
+    return this.patch.range(first, last).map(({ key }) => ({
+      dir: key.secondHi * 2 ** 32 + key.secondLo,
+      pos: rawPos(key),
+    }));
+  }
+
+  /** All names of directory `dir` that are called `name` get names of their own, but the first. */
+  separate(dir: number, name: Uint8Array): void {
+    const same = this.find(dir, name);
+    for (const e of same.slice(1)) {
+      const pos = rawPos(e.key);
+      const suffix = new TextEncoder().encode(`.${pos}`);
+      const other = new Uint8Array(Math.min(name.length, NAME_MAX - suffix.length) + suffix.length);
+      other.set(name.subarray(0, other.length - suffix.length));
+      other.set(suffix, other.length - suffix.length);
+      if (this.find(dir, other).length > 0) continue;
+      const parent = this.patch.inode(dir), target = this.patch.peekInode(e.ino);
+      if (parent === null || target === null) continue;
+      this.patch.remove(e.key);
+      const val = entryValue(e.ino, other, pos, entryType(target.mode) ?? DT_REG);
+      for (const key of entryKeys(dir, pos, e.ino, other)) this.patch.set(key, val);
+      parent.size += other.length - name.length;
+    }
+  }
+
+  /** Gives an inode without a name one in lost+found; returns it, or null without a root directory. */
+  connect(ino: number): string | null {
+    const dir = this.#lostFoundDir();
+    if (dir === 0) return null;
+    const parent = this.patch.inode(dir), inode = this.patch.inode(ino);
+    if (parent === null || inode === null) return null;
+    let text = `#${ino}`;
+    if (this.find(dir, new TextEncoder().encode(text)).length > 0) {
+      text += `.${parent.nextReaddirPos}`;
+    }
+    this.#add(dir, parent, ino, inode, new TextEncoder().encode(text));
+    if (!isDirMode(inode.mode)) inode.nlink = 1;
+    if (this.patch.get(orphanKey(ino)) !== null) this.patch.remove(orphanKey(ino));
+    return text;
+  }
+
+  #add(dir: number, parent: Inode, ino: number, inode: Inode, name: Uint8Array): void {
+    const pos = Math.max(DIRENT_FIRST_POS, parent.nextReaddirPos);
+    parent.nextReaddirPos = pos + 1;
+    parent.size += name.length;
+    if (isDirMode(inode.mode)) parent.nlink++;
+    const val = entryValue(ino, name, pos, entryType(inode.mode) ?? DT_REG);
+    for (const key of entryKeys(dir, pos, ino, name)) this.patch.set(key, val);
+  }
+
+  /** The directory /lost+found, made if need be; 0 if there is no root directory to have it. */
+  #lostFoundDir(): number {
+    if (this.#lostFound !== 0) return this.#lostFound;
+    const root = this.patch.peekInode(ROOT_INO);
+    if (root === null || !isDirMode(root.mode)) return 0;
+    const taken = this.find(ROOT_INO, LOST_FOUND);
+    const existing = taken.find((e) => {
+      const target = this.patch.peekInode(e.ino);
+      return target !== null && isDirMode(target.mode);
+    });
+    if (existing !== undefined) return this.#lostFound = existing.ino;
+    const ino = this.patch.newIno();
+    const inode = this.makeInode(ino, S_IFDIR | 0o700);
+    inode.nlink = 2;
+    const parent = this.patch.inode(ROOT_INO) as Inode;
+    const name = taken.length === 0 ? LOST_FOUND : new TextEncoder().encode(`lost+found.${ino}`);
+    this.#add(ROOT_INO, parent, ino, inode, name);
+    return this.#lostFound = ino;
+  }
+
+  /** A new inode with nothing in it. */
+  makeInode(ino: number, mode: number): Inode {
+    const inode = this.patch.newInode(ino);
+    inode.mode = mode;
+    inode.nextReaddirPos = DIRENT_FIRST_POS;
+    for (const ts of [inode.atime, inode.ctime, inode.mtime, inode.crtime]) {
+      ts.set(this.now.sec, this.now.nsec);
+    }
+    this.round.sb.inodeCount++;
+    return inode;
+  }
+}
+
+function entryKeys(dir: number, pos: number, ino: number, name: Uint8Array): Key[] {
+  return [direntKey(dir, direntHash(name), pos), readdirKey(dir, pos), backrefKey(ino, dir, pos)];
+}
+
+function entryValue(ino: number, name: Uint8Array, pos: number, type: number): Uint8Array {
+  const val = new Uint8Array(Dirent.SIZE + name.length);
+  const d = Dirent.at(val), hash = direntHash(name);
+  d.ino = ino;
+  d.hashHi = hash.hi;
+  d.hashLo = hash.lo;
+  d.pos = pos;
+  d.type = type;
+  val.set(name, Dirent.SIZE);
+  return val;
+}
+
+function parse(key: Key, val: Uint8Array | null): StoredEntry | null {
+  if (val === null || val.length <= Dirent.SIZE || val.length > Dirent.SIZE + NAME_MAX) return null;
+  const v = viewOf(val), ino = rawU64(v, 0);
+  if (!isExact(ino)) return null;
+  const name = val.slice(Dirent.SIZE), hash = direntHash(name);
+  const sure = v.getUint32(8, true) === hash.lo && v.getUint32(12, true) === hash.hi;
+  return { key, ino, name, sure };
+}
+
+function nameIsValid(name: Uint8Array): boolean {
+  if (name.includes(0) || name.includes(0x2f)) return false;
+  if (name[0] !== 0x2e) return true;
+  return name.length > 2 || name.length === 2 && name[1] !== 0x2e;
+}
+
+/** Position in the key of a dirent or backref item. */
+const rawPos = (key: Key): number => key.thirdHi * 2 ** 32 + key.thirdLo;

@@ -1,0 +1,100 @@
+/**
+ * What a check found, in the form in which repair needs it: problems that may be mended, what is
+ * known to be incomplete, which blocks have contradicting claims.
+ *
+ * Memory is bounded: of more problems than a round can mend the rest is left to the next round,
+ * whose check reports them again.
+ */
+
+import type { Mending, ProblemCode } from "../problems.ts";
+import { PROBLEMS } from "../problems.ts";
+import type { Problem } from "../report.ts";
+
+/** Problems that are kept for mending in one round. */
+const LIMIT = 300_000;
+/** Conflicting blocks beyond which there is nothing left to trust. */
+const CONFLICT_LIMIT = 4_000_000;
+
+const CONFLICTS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
+  "meta-block-twice",
+  "meta-free-in-use",
+  "meta-free-twice",
+]);
+
+const SERVER_TREES: ReadonlySet<string> = new Set([
+  "logs_root",
+  "srch_root",
+  "log_merge",
+  "mounted_clients",
+]);
+
+/** Reads of structures behind which there are blocks that nothing else leads to. */
+const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
+  "block-read",
+  "block-crc",
+  "block-magic",
+  "block-fsid",
+  "block-seq",
+  "block-blkno",
+  "ref-range",
+  "root-height",
+  "item-length",
+  "item-number",
+  "item-zone",
+  "btree-shape",
+  "btree-header",
+  "btree-items",
+  "btree-value",
+  "btree-key",
+  "btree-parent",
+]);
+
+const isSearch = (what: string): boolean =>
+  /^(search |output of compaction|input \d+ of compaction)/.test(what);
+
+export class Findings {
+  readonly problems: Problem[] = [];
+  readonly conflicts = new Set<number>();
+  /** Server trees with damage of their own. */
+  readonly serverTrees = new Set<string>();
+  /** Some blocks in use may not have been found. */
+  incomplete = false;
+  /** There were more problems than one round mends. */
+  overflow = false;
+  /** The worst thing that is known of a bad block: what mending it means. */
+  readonly #blocks = new Map<number, Mending>();
+
+  add(problem: Problem): void {
+    const { code, values } = problem;
+    const what = String(values["what"] ?? "");
+    if (CONFLICTS.has(code)) {
+      if (this.conflicts.size < CONFLICT_LIMIT) this.conflicts.add(Number(values["blkno"]));
+    }
+    if (SERVER_TREES.has(what)) {
+      this.serverTrees.add(what);
+      if (HIDING.has(code)) this.incomplete = true;
+    }
+    if (isSearch(what) && HIDING.has(code) || code === "srch-file") this.incomplete = true;
+    if (code.startsWith("block-") || code.startsWith("btree-")) {
+      const blkno = Number(values["blkno"]);
+      const now = PROBLEMS[code].mending, before = this.#blocks.get(blkno);
+      if (before === undefined || rank(now) > rank(before)) this.#blocks.set(blkno, now);
+    }
+    if (this.problems.length < LIMIT) this.problems.push(problem);
+    else this.overflow = true;
+  }
+
+  mendingOf(blkno: number): Mending {
+    return this.#blocks.get(blkno) ?? "lossy";
+  }
+
+  has(code: ProblemCode): boolean {
+    return this.problems.some((p) => p.code === code);
+  }
+}
+
+const rank = (m: Mending): number => m === "safe" ? 0 : m === "lossy" ? 1 : 2;
+
+/** Whether a tree of a message is fs_root or the items of a log tree. */
+export const isItemTree = (what: string): boolean =>
+  what === "fs_root" || what.startsWith("items of log tree ") || what.startsWith("log tree ");

@@ -1,0 +1,298 @@
+/**
+ * The small trees of the server (01 §13): taking back what mounts that are gone left behind
+ * (03 §23), putting log trees in order, and writing the trees anew from the items that could be
+ * read.
+ *
+ * Recovery here needs no allocator: all free space is rebuilt from references, so a log tree, a
+ * compaction or a merge request only has to let go of its lists and trees. What a mount committed
+ * stays in its item tree, which becomes finalized; what it had not committed is gone, as after any
+ * crash (03 §24).
+ */
+
+import { BloomBlock } from "../../../format/bloom.ts";
+import { BlockRef } from "../../../format/block.ts";
+import type { AllocListHead } from "../../../format/alloc.ts";
+import type { BtreeRoot } from "../../../format/btree.ts";
+import { LOG_TREES_FINALIZED, MAGIC_BLOOM } from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
+import { lockRangeOfItem } from "../../../format/lock_ranges.ts";
+import { LogTrees, logTreesKey } from "../../../format/log_trees.ts";
+import {
+  LOG_MERGE_STATUS_KEY,
+  logMergeCompleteKey,
+  logMergeFreeingKey,
+  LogMergeRange,
+  logMergeRangeKey,
+  logMergeRequestKey,
+} from "../../../format/merge.ts";
+import {
+  srchBlocksKey,
+  type SrchCompact,
+  SrchFile,
+  srchLogKey,
+  srchPendingKey,
+} from "../../../format/srch.ts";
+import { forEachItem } from "../../btree.ts";
+import { FsError } from "../../errors.ts";
+import type { LogTree } from "../pass_roots.ts";
+import { refBlkno } from "../raw.ts";
+import type { Round } from "./round.ts";
+import { TreeBuilder } from "./tree_builder.ts";
+
+/** A sequence number so great that the counter must not follow it. */
+const SEQ_LIMIT = 2 ** 52;
+
+export type ServerTree = "logs_root" | "srch_root" | "log_merge" | "mounted_clients";
+
+interface Entry {
+  readonly key: Key;
+  readonly val: Uint8Array;
+}
+
+export class ServerTrees {
+  readonly logTrees: LogTrees[];
+  readonly #srchFiles: { file: SrchFile; sorted: boolean }[];
+  readonly #compactions: SrchCompact[];
+  readonly #ranges: LogMergeRange[];
+  readonly #requests: { key: Key; val: Uint8Array; start: Key; end: Key }[];
+  readonly #dirty = new Set<ServerTree>();
+
+  constructor(private readonly round: Round) {
+    const { items } = round;
+    this.logTrees = items.logTrees.map(({ lt }) => lt);
+    this.#srchFiles = items.srchFiles.map(({ file, sorted }) => ({ file, sorted }));
+    this.#compactions = items.compactions.map(({ sc }) => sc);
+    this.#ranges = [...items.merge.ranges];
+    this.#requests = items.merge.requests.map(({ r }) => ({
+      key: logMergeRequestKey(r.rid, r.seq),
+      val: r.bytes,
+      start: r.start,
+      end: r.end,
+    }));
+  }
+
+  /** The log trees of the check, under the names that messages give them. */
+  named(): [string, LogTrees][] {
+    return this.round.items.logTrees.map(({ lt, what }) => [what, lt]);
+  }
+
+  /** No sequence number may be beyond the counter. */
+  raiseSeq(seq: number): void {
+    const { sb } = this.round;
+    if (seq <= sb.seq || seq >= SEQ_LIMIT) return;
+    sb.seq = seq;
+    this.round.changed = true;
+  }
+
+  /** The tree must be written anew. */
+  touch(tree: ServerTree): void {
+    this.#dirty.add(tree);
+    this.round.changed = true;
+  }
+
+  /**
+   * Brings everything to the state after the departure of every mount. True when there was
+   * something to bring there.
+   */
+  recover(): boolean {
+    let recovered = false;
+    for (const tree of this.round.items.logTrees) {
+      if (this.#retire(tree)) recovered = true;
+    }
+    if (!this.round.sb.mountedClients.isEmpty) {
+      this.touch("mounted_clients");
+      recovered = true;
+    }
+    this.round.items.compactions.forEach(({ busy, sc }) => {
+      if (busy) recovered = true;
+      if (busy || this.#letGo(sc.metaAvail, sc.metaFreed)) this.touch("srch_root");
+    });
+    if (this.#cancelRequests()) recovered = true;
+    return recovered;
+  }
+
+  /** A log tree as it is once its mount has been reclaimed (03 §23 step 2); false if it is so. */
+  #retire({ lt }: LogTree): boolean {
+    const { round } = this;
+    const before = lt.bytes.slice();
+    const wasOpen = !lt.isFinalized;
+    for (const space of [lt.dataAvail, lt.dataFreed]) {
+      if (space.root.height > 0) round.dataSpaceWrong = true;
+      round.releaseTree(space.root);
+      space.zero();
+    }
+    this.#letGo(lt.metaAvail, lt.metaFreed);
+    if (!lt.srchFile.ref.isNull) {
+      const file = SrchFile.alloc();
+      file.copyFrom(lt.srchFile);
+      this.addSearchLog(file);
+    }
+    lt.srchFile.zero();
+    if (wasOpen) {
+      lt.dataAllocZoneBlocks = 0;
+      lt.dataAllocZones.fill(0);
+    }
+    if (lt.commitTransSeq !== lt.getTransSeq) {
+      lt.getTransSeq = lt.commitTransSeq = Math.max(lt.getTransSeq, lt.commitTransSeq);
+    }
+    lt.flags = LOG_TREES_FINALIZED;
+    if (wasOpen || lt.finalizeSeq === 0) lt.finalizeSeq = round.nextSeq();
+    lt.itemRoot.bytes.fill(0, 17);
+    if (lt.nr === 0) lt.nr = 1;
+    if (lt.bytes.every((b, i) => b === before[i])) return false;
+    this.touch("logs_root");
+    return wasOpen;
+  }
+
+  #letGo(...lists: AllocListHead[]): boolean {
+    let had = false;
+    for (const head of lists) {
+      if (head.isZero()) continue;
+      this.round.releaseList(head);
+      head.zero();
+      had = true;
+    }
+    return had;
+  }
+
+  /** Merge requests become ranges again; one whose key is taken stays, nobody's (T8). */
+  #cancelRequests(): boolean {
+    const { merge } = this.round.items;
+    let any = false;
+    if (merge.status === null) return false;
+    for (const { r } of merge.requests) {
+      this.#letGo(r.metaAvail, r.metaFreed);
+      this.touch("log_merge");
+      any = true;
+      const key = logMergeRangeKey(r.start);
+      if (this.#ranges.some((x) => logMergeRangeKey(x.start).equals(key))) continue;
+      const range = LogMergeRange.alloc();
+      range.start = r.start;
+      range.end = r.end;
+      this.#ranges.push(range);
+      const own = logMergeRequestKey(r.rid, r.seq);
+      this.#requests.splice(this.#requests.findIndex((x) => x.key.equals(own)), 1);
+    }
+    return any;
+  }
+
+  /** Numbers in the merge status that only count items. */
+  recountMerge(): void {
+    if (this.round.items.merge.status !== null) this.touch("log_merge");
+  }
+
+  /** A finished, unsorted search file joins the others. */
+  addSearchLog(file: SrchFile): void {
+    this.#srchFiles.push({ file, sorted: false });
+    this.touch("srch_root");
+  }
+
+  /** A search file is given up: `root` is its root block. Its blocks are found free later. */
+  dropSearchFile(what: string): boolean {
+    const at = this.round.items.srchFiles.findIndex((f) => f.what === what);
+    if (at < 0) return false;
+    const gone = this.round.items.srchFiles[at] as { file: SrchFile };
+    const index = this.#srchFiles.findIndex(({ file }) => file === gone.file);
+    if (index < 0) return false;
+    this.#srchFiles.splice(index, 1);
+    this.touch("srch_root");
+    return true;
+  }
+
+  /** Compactions end; what they wrote so far is found free later. */
+  dropCompactions(): void {
+    this.#compactions.length = 0;
+    this.touch("srch_root");
+  }
+
+  addLogTree(lt: LogTrees): void {
+    this.logTrees.push(lt);
+    this.touch("logs_root");
+  }
+
+  /**
+   * A new bloom block for all items of a log tree (03 §10.3): bits that are missing hide items from
+   * readers. False when the tree cannot be read.
+   */
+  rebuildBloom(lt: LogTrees): boolean {
+    const { round } = this;
+    const ref = BlockRef.alloc();
+    const starts: Key[] = [];
+    try {
+      let last: Key | null = null;
+      forEachItem({ cache: round.cache }, lt.itemRoot, Key.ZEROS, ({ key }) => {
+        const start = lockRangeOfItem(key)?.start;
+        if (start === undefined || last !== null && start.equals(last)) return;
+        last = start;
+        starts.push(start);
+      });
+    } catch (e) {
+      if (!(e instanceof FsError)) throw e;
+      return false;
+    }
+    const bloom = new BloomBlock(round.writer.dirty(ref, MAGIC_BLOOM, round.alloc).v, 0);
+    for (const start of starts) bloom.setKey(start);
+    round.releaseRef(lt.bloomRef);
+    lt.bloomRef.copyFrom(ref);
+    this.touch("logs_root");
+    return true;
+  }
+
+  /** Writes the trees that changed. */
+  write(): void {
+    const { sb } = this.round;
+    const order = (a: Entry, b: Entry) => a.key.compare(b.key);
+    if (this.#dirty.has("logs_root")) {
+      const entries = this.logTrees.map((lt) => ({
+        key: logTreesKey(lt.rid, lt.nr),
+        val: lt.bytes,
+      }));
+      this.#rewrite(sb.logsRoot, entries.sort(order));
+    }
+    if (this.#dirty.has("mounted_clients")) this.#rewrite(sb.mountedClients, []);
+    if (this.#dirty.has("srch_root")) this.#rewrite(sb.srchRoot, this.#srchEntries().sort(order));
+    if (this.#dirty.has("log_merge")) this.#rewrite(sb.logMerge, this.#mergeEntries().sort(order));
+  }
+
+  #srchEntries(): Entry[] {
+    const files = this.#srchFiles.map(({ file, sorted }) => {
+      const root = refBlkno(file.ref);
+      return {
+        key: sorted ? srchBlocksKey(file.blocks, root) : srchLogKey(root),
+        val: file.bytes,
+      };
+    });
+    return [
+      ...files,
+      ...this.#compactions.map((sc) => ({ key: srchPendingKey(sc.id), val: sc.bytes })),
+    ];
+  }
+
+  #mergeEntries(): Entry[] {
+    const { status, completions, freeing } = this.round.items.merge;
+    if (status !== null) {
+      status.nrRequests = this.#requests.length;
+      if (completions.length === 0) status.nrComplete = 0;
+      else if (status.nrComplete < 8) status.nrComplete = completions.length;
+    }
+    return [
+      ...status === null ? [] : [{ key: LOG_MERGE_STATUS_KEY, val: status.bytes }],
+      ...this.#ranges.map((r) => ({ key: logMergeRangeKey(r.start), val: r.bytes })),
+      ...this.#requests,
+      ...completions.map(({ c }) => ({ key: logMergeCompleteKey(c.seq), val: c.bytes })),
+      ...freeing.map(({ f }) => ({ key: logMergeFreeingKey(f.seq), val: f.bytes })),
+    ];
+  }
+
+  #rewrite(root: BtreeRoot, entries: readonly Entry[]): void {
+    this.round.releaseTree(root);
+    const builder = new TreeBuilder(this.round.t);
+    let previous: Key | null = null;
+    for (const { key, val } of entries) {
+      if (previous !== null && previous.equals(key)) continue;
+      builder.add(key, val);
+      previous = key;
+    }
+    builder.finish(root);
+  }
+}

@@ -1,0 +1,186 @@
+/**
+ * Mending a btree whose blocks are damaged: the paths to the bad blocks are written anew, everything
+ * else is kept as it is.
+ *
+ * A block that can be read as what it should be is copied with the items that can be believed: their
+ * key lies in the block's range and their value in the block. One that cannot is left out of its
+ * parent; the keys that it covered belong to its right neighbour's range afterwards, or, at the
+ * right edge of a block, to the left one's. Items under given keys can be left out too.
+ */
+
+import type { BtreeRoot } from "../../../format/btree.ts";
+import {
+  blockLevel,
+  hasRoom,
+  insertItem,
+  itemFlags,
+  itemKey,
+  itemVal,
+  itemValLen,
+} from "../../../format/btree_block.ts";
+import { BTREE_MAX_HEIGHT, ITEM_FLAG_DELETION, MAGIC_BTREE } from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
+import { itemOrder, MAX_ITEMS } from "../btree_check.ts";
+import { type BadBlock, isForeign, toRef } from "../context.ts";
+import { isExact, rawU64, viewOf } from "../raw.ts";
+import { BAD_READ, type RawBlock, type Ref } from "../source.ts";
+import type { Round } from "./round.ts";
+import { newTreeBlock } from "./tree_builder.ts";
+
+const REF_BYTES = 16;
+/** Versions beyond this are not believed: nothing could be newer. */
+const SEQ_LIMIT = 2 ** 52;
+
+export interface Damage {
+  /** Bad blocks of this tree. */
+  readonly bad: readonly BadBlock[];
+  /** Keys of items that must not be in it. */
+  readonly unwanted: readonly Key[];
+  /** Leaves may hold deletion items. */
+  readonly log: boolean;
+}
+
+export interface RewriteResult {
+  /** Blocks of which nothing could be kept. */
+  lostBlocks: number;
+  /** Items left out because they were unwanted. */
+  dropped: number;
+  /** Items left out because their numbers are impossible. */
+  unusable: number;
+}
+
+/** What stands in a parent for a child. */
+type Child = Uint8Array | null;
+
+export function rewriteTree(round: Round, root: BtreeRoot, damage: Damage): RewriteResult {
+  const result: RewriteResult = { lostBlocks: 0, dropped: 0, unusable: 0 };
+  const height = root.height;
+  if (height === 0 || height > BTREE_MAX_HEIGHT) {
+    if (height > 0) result.lostBlocks++;
+    root.zero();
+    return result;
+  }
+  const rewriter = new Rewriter(round, damage, result);
+  const child = rewriter.rewrite(toRef(root.ref), height - 1, Key.ZEROS, Key.ONES);
+  if (child === null) root.zero();
+  else root.ref.bytes.set(child);
+  root.bytes.fill(0, 17);
+  round.changed = true;
+  return result;
+}
+
+class Rewriter {
+  readonly #bad: Map<number, BadBlock[]>;
+  readonly #unwanted: ReadonlySet<string>;
+
+  constructor(
+    private readonly round: Round,
+    private readonly damage: Damage,
+    private readonly result: RewriteResult,
+  ) {
+    this.#bad = Map.groupBy(damage.bad, ({ ref }) => ref.blkno);
+    this.#unwanted = new Set(damage.unwanted.map((key) => key.toString()));
+  }
+
+  /** The reference to use for a child; the same bytes if it needs no change, null if it is lost. */
+  rewrite(ref: Ref, level: number, lo: Key, hi: Key): Child {
+    if (!this.#touches(lo, hi)) return refBytes(ref);
+    const { round } = this, { source } = round.cx;
+    const b = source.acquire();
+    try {
+      const own = this.#bad.get(ref.blkno)?.find((x) => x.lo.equals(lo) && x.level === level);
+      if (!this.#readable(b, ref, level, own)) {
+        this.result.lostBlocks++;
+        this.#abandon(ref, own);
+        return null;
+      }
+      const made = level === 0 ? this.#leaf(b, lo, hi) : this.#parent(b, level, lo, hi);
+      this.#abandon(ref, own);
+      return made;
+    } finally {
+      source.release(b);
+    }
+  }
+
+  /** Whether anything in [lo, hi] is to be changed. */
+  #touches(lo: Key, hi: Key): boolean {
+    const { bad, unwanted } = this.damage;
+    return bad.some((x) => x.lo.compare(lo) >= 0 && x.lo.compare(hi) <= 0) ||
+      unwanted.some((key) => key.compare(lo) >= 0 && key.compare(hi) <= 0);
+  }
+
+  /** Reads a block; false if it is not the one meant, or one of another level. */
+  #readable(b: RawBlock, ref: Ref, level: number, own: BadBlock | undefined): boolean {
+    const { cx } = this.round;
+    if (ref.blkno < 2 || ref.blkno >= cx.metaBlocks) return false;
+    const rules = cx.source.read(b, ref, MAGIC_BTREE);
+    if (isForeign(rules) || (rules & BAD_READ) !== 0) return false;
+    // A parent that another tree claimed first leads to that tree's blocks.
+    if (own?.lost === true && level > 0) return false;
+    return blockLevel(b) === level;
+  }
+
+  /** The old block is not referred to by this tree any more. */
+  #abandon(ref: Ref, own: BadBlock | undefined): void {
+    // A lost block may be somebody else's.
+    if (own?.lost !== true) this.round.release(ref.blkno);
+  }
+
+  #leaf(b: RawBlock, lo: Key, hi: Key): Uint8Array {
+    const order = new Uint16Array(MAX_ITEMS);
+    const n = itemOrder(b, lo, hi, order);
+    const { block, ref } = newTreeBlock(this.round.t, 0);
+    for (let i = 0; i < n; i++) {
+      const item = order[i] as number, key = itemKey(b, item);
+      if (this.#unwanted.has(key.toString())) {
+        this.result.dropped++;
+        continue;
+      }
+      const seq = rawU64(b.v, item + 40), deletion = itemFlags(b, item) === ITEM_FLAG_DELETION;
+      const len = itemValLen(b, item);
+      const usable = isExact(seq) && seq < SEQ_LIMIT && hasRoom(block, len) &&
+        (itemFlags(b, item) === 0 || deletion && len === 0 && this.damage.log);
+      if (usable) insertItem(block, key, seq, deletion ? ITEM_FLAG_DELETION : 0, itemVal(b, item));
+      else this.result.unusable++;
+    }
+    return ref.bytes;
+  }
+
+  #parent(b: RawBlock, level: number, lo: Key, hi: Key): Child {
+    const order = new Uint16Array(MAX_ITEMS);
+    const n = itemOrder(b, lo, hi, order);
+    const children: { key: Key; val: Uint8Array }[] = [];
+    let from = lo;
+    for (let i = 0; i < n; i++) {
+      const item = order[i] as number;
+      // The last child reaches to the end of the block's range, whatever its key says.
+      const key = i === n - 1 ? hi : itemKey(b, item);
+      if (key.compare(from) < 0 || key.compare(hi) > 0) continue;
+      if (itemValLen(b, item) !== REF_BYTES) continue;
+      const v = viewOf(itemVal(b, item));
+      const ref = {
+        blkno: rawU64(v, 0),
+        seqLo: v.getUint32(8, true),
+        seqHi: v.getUint32(12, true),
+      };
+      const val = this.rewrite(ref, level - 1, from, key);
+      from = key.inc();
+      if (val !== null) children.push({ key, val });
+    }
+    const last = children.at(-1);
+    if (last === undefined) return null;
+    const { block, ref } = newTreeBlock(this.round.t, level);
+    for (const child of children) {
+      insertItem(block, child === last ? hi : child.key, 0, 0, child.val);
+    }
+    return ref.bytes;
+  }
+}
+
+function refBytes(ref: Ref): Uint8Array {
+  const bytes = new Uint8Array(REF_BYTES), v = viewOf(bytes);
+  v.setBigUint64(0, BigInt(ref.blkno), true);
+  v.setUint32(8, ref.seqLo, true);
+  v.setUint32(12, ref.seqHi, true);
+  return bytes;
+}
