@@ -32,6 +32,8 @@ export interface CommandEntry {
   readonly synopsis: string;
   /** One sentence without a full stop. */
   readonly summary: string;
+  /** A command line that does something useful, without `scoutfs`. */
+  readonly example: string;
   load(): Promise<{ command: CommandSpec }>;
 }
 

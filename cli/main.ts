@@ -21,6 +21,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Core admin",
     synopsis: "META-DEVICE DATA-DEVICE -Q NR,ADDR,PORT …",
     summary: "Make a filesystem on a metadata and a data device",
+    example: "mkfs -Q 0,10.0.0.1,47000 -Q 1,10.0.0.2,47000 -Q 2,10.0.0.3,47000 /dev/sdb /dev/sdc",
     load: () => import("./mkfs.ts"),
   },
   {
@@ -28,6 +29,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Core admin",
     synopsis: "[-f] -o OPTIONS DATA-DEVICE MOUNTPOINT",
     summary: "Mount a filesystem",
+    example: "mount -o metadev_path=/dev/sdb,quorum_slot_nr=0 /dev/sdc /mnt",
     load: () => import("./mount.ts"),
   },
   {
@@ -35,6 +37,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Core admin",
     synopsis: "[-d DIRECTORY] [-r]",
     summary: "Install mount.scoutfs, so that mount -t scoutfs works",
+    example: "install-mount-helper && mount -t scoutfs -o metadev_path=/dev/sdb /dev/sdc /mnt",
     load: () => import("./install-mount-helper.ts"),
   },
   {
@@ -42,6 +45,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Core admin",
     synopsis: "[-n] [-f] META-DEVICE DATA-DEVICE",
     summary: "Check a filesystem that is not mounted",
+    example: "fsck -n /dev/sdb /dev/sdc",
     load: () => import("./fsck.ts"),
   },
   {
@@ -49,6 +53,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Debugging commands",
     synopsis: "META-DEVICE",
     summary: "Print the metadata structures of a device",
+    example: "print /dev/sdb | less",
     load: () => import("./print.ts"),
   },
   {
@@ -56,6 +61,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Debugging commands",
     synopsis: "[-a] [-f] [-o] [-d DATA-DEVICE] META-DEVICE FILE",
     summary: "Write the metadata of a volume to a file, for keeping or sending",
+    example: "metadump /dev/sdb volume.dump",
     load: () => import("./metadump.ts"),
   },
   {
@@ -63,6 +69,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Debugging commands",
     synopsis: "[-f] FILE META-DEVICE [DATA-DEVICE]",
     summary: "Make a volume of a metadata dump",
+    example: "metarestore volume.dump meta.img",
     load: () => import("./metarestore.ts"),
   },
   {
@@ -70,6 +77,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Core admin",
     synopsis: "[-h] [-p PATH]",
     summary: "Show used and free space of the two devices",
+    example: "df -h -p /mnt",
     load: () => import("./df.ts"),
   },
   {
@@ -77,6 +85,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Additional Information",
     synopsis: "FILE [-s FIELD]",
     summary: "Show attributes of an inode that stat(2) does not",
+    example: "stat -s data_version /mnt/file",
     load: () => import("./stat.ts"),
   },
   {
@@ -84,6 +93,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Additional Information",
     synopsis: "[-p PATH] [-s FIELD]",
     summary: "Show what statfs(2) does not of a volume",
+    example: "statfs -p /mnt",
     load: () => import("./statfs.ts"),
   },
   {
@@ -91,6 +101,7 @@ const COMMANDS: readonly CommandEntry[] = [
     group: "Search Acceleration",
     synopsis: "[-p PATH] meta_seq|data_seq FIRST LAST",
     summary: "List inodes by when they changed last",
+    example: "walk-inodes -p /mnt meta_seq 0 -- -1",
     load: () => import("./walk-inodes.ts"),
   },
 ];
@@ -145,6 +156,7 @@ async function runCommand(entry: CommandEntry, args: string[]): Promise<number> 
       .exitOverride()
       .configureOutput({ writeErr: () => {}, writeOut: (text) => printLine(text.trimEnd()) });
     spec.setup(command as Command);
+    command.addHelpText("after", `\nExample:\n  scoutfs ${entry.example}`);
     const long = command.options.flatMap((o) => o.long === undefined ? [] : [o.long]);
     const expanded = expandPrefixes(args, [...long, "--help", "--usage"]);
     if (usageAsked(expanded)) {

@@ -84,6 +84,13 @@ inFolder("usage errors: status 64 and two lines", (dir) => {
   assert.deepEqual([help.code, help.err], [0, ""]);
   assert.match(help.out, /--quorum-slot/);
   assert.equal(scoutfs(dir, "mkfs", "-?").out, help.out);
+  const names = [...scoutfs(dir, "--help").out.matchAll(/^ {2}([a-z-]+) /gm)].map((m) =>
+    m[1] ?? ""
+  );
+  assert.ok(names.length > 5);
+  for (const name of names) {
+    assert.match(scoutfs(dir, name, "--help").out, new RegExp(`Example:\n  scoutfs ${name} `));
+  }
   assert.match(scoutfs(dir, "mkfs", "--usage").out, /^Usage: mkfs /);
 });
 
