@@ -28,7 +28,7 @@ function openIsal(): Crc32c | null {
 
 async function openNative(): Promise<Crc32c | null> {
   try {
-    const native = await import("npm:@node-rs/crc32@1.10.8");
+    const native = await import("@node-rs/crc32");
     return (bytes, off = 0, len = bytes.length - off) =>
       ~native.crc32c(bytes.subarray(off, off + len)) >>> 0;
   } catch {
