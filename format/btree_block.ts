@@ -46,10 +46,10 @@ export const LEFT = 2;
 export const RIGHT = 4;
 export const HEIGHT = 6;
 export const KEY = 8;
-const SEQ = 40;
-const VAL_OFF = 48;
-const VAL_LEN = 50;
-const FLAGS = 52;
+export const SEQ = 40;
+export const VAL_OFF = 48;
+export const VAL_LEN = 50;
+export const FLAGS = 52;
 
 /** Links are distances from here. */
 const LINK_BASE = ITEM_ROOT;
@@ -69,6 +69,21 @@ export function roundUp8(n: number): number {
 export function initBtreeBlock(b: BlockBytes, level: number): void {
   b.v.setUint8(LEVEL, level);
   b.v.setUint16(MID_FREE_LEN, level === 0 ? BTREE_LEAF_FREE : BTREE_PARENT_FREE, true);
+}
+
+/** The fixed part of a leaf laid out anew: AVL root as a link, items, their bytes, lowest value. */
+export function setLeafCounts(
+  b: BlockBytes,
+  root: number,
+  nr: number,
+  bytes: number,
+  valuesFrom: number,
+): void {
+  const v = b.v;
+  v.setUint16(ITEM_ROOT, root, true);
+  v.setUint16(NR_ITEMS, nr, true);
+  v.setUint16(TOTAL_ITEM_BYTES, bytes, true);
+  v.setUint16(MID_FREE_LEN, valuesFrom - BTREE_HEADER_BYTES - BTREE_ITEM_BYTES * nr, true);
 }
 
 export function blockLevel(b: BlockBytes): number {
@@ -513,7 +528,8 @@ function bucketHolding(v: DataView, item: number): number {
   throw new FormatError("an item is missing from its leaf's hash table");
 }
 
-function hashInsert(v: DataView, item: number): void {
+/** Enters an item, which lies in its slot, into the hash table of its leaf. */
+export function hashInsert(v: DataView, item: number): void {
   let bucket = keyBucket(v, item + KEY);
   for (let probes = 0; probes < LEAF_ITEM_HASH_NR; probes++) {
     const at = LEAF_ITEM_HASH_OFF + 2 * bucket;

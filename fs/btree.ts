@@ -1,6 +1,6 @@
 /**
- * Btrees on metadata blocks (03 §6.1–6.7): point operations, iteration, leaf reads for caches, bulk
- * insertion into log trees, and a walk over all blocks for checkers.
+ * Btrees on metadata blocks (03 §6.1–6.6): point operations, iteration, leaf reads for caches, and a
+ * walk over all blocks for checkers. Bulk insertion into log trees is in btree_log.ts.
  *
  * A tree is named by its `BtreeRoot`, a live view wherever it is stored (a super block, a log_trees
  * value); changes copy the whole path on write and update the root in place. What changes between
@@ -45,31 +45,22 @@ import {
   nrItems,
   prevItem,
   removeItem,
-  setItemVersion,
   setParentKey,
   totalItemBytes,
   updateItem,
 } from "../format/btree_block.ts";
+import { LeafFiller } from "../format/btree_fill.ts";
 import { getU64 } from "../format/bytes.ts";
 import {
   BTREE_JOIN_LOW,
   BTREE_MAX_HEIGHT,
   BTREE_PARENT_FREE,
   MAGIC_BTREE,
-  ZONE_XATTR_TOTL,
 } from "../format/constants.ts";
 import { EEXIST } from "../format/errno.ts";
 import { Key } from "../format/key.ts";
 import type { Block, BlockCache, BlockWriter, MetaAllocator } from "./block_cache.ts";
-import {
-  asCorrupt,
-  assert,
-  AssertionError,
-  CorruptError,
-  errnoError,
-  FsError,
-  noEntry,
-} from "./errors.ts";
+import { asCorrupt, assert, CorruptError, errnoError, FsError, noEntry } from "./errors.ts";
 
 /**
  * Where a tree's blocks are read, and changed if writer and allocator are there. Through a tree
@@ -248,66 +239,6 @@ export function readItems(
   return true;
 }
 
-/** How far a bulk insertion got: the number of items that are in the tree. */
-export interface InsertProgress {
-  done: number;
-}
-
-/**
- * Puts items, strictly ascending by key, into a log tree (03 §6.7) with their seq and flags. Where
- * the key exists value and version are replaced, but totl deltas are added to what is stored; a
- * zero result stays. When it throws, calling it again with the same `progress` continues after the
- * last item applied, so that no delta counts twice (T4).
- */
-export function insertList(
-  t: WriteTree,
-  root: BtreeRoot,
-  items: readonly TreeItem[],
-  progress: InsertProgress = { done: 0 },
-): void {
-  while (progress.done < items.length) {
-    let item = items[progress.done]!;
-    const { leaf, parent, parentItem } = walkDirty(t, root, item.key, INSERT, item.val.length);
-    for (;;) {
-      putLogItem(leaf, item);
-      if (++progress.done === items.length) return;
-      const following = items[progress.done]!;
-      if (following.key.compare(item.key) <= 0) throw unsorted(item.key, following.key);
-      item = following;
-      // the same leaf covers the item, and has room for it
-      if (parent !== null && compareItem(parent, parentItem, item.key) < 0) break;
-      if (!hasRoom(leaf, item.val.length)) break;
-    }
-  }
-}
-
-function unsorted(a: Key, b: Key): AssertionError {
-  return new AssertionError(`items for a log tree are not in order: ${a}, ${b}`);
-}
-
-function putLogItem(leaf: Block, item: TreeItem): void {
-  const found = findLeafItem(leaf, item.key);
-  if (found === 0) {
-    insertItem(leaf, item.key, item.seq, item.flags, item.val);
-    return;
-  }
-  if (item.key.zone === ZONE_XATTR_TOTL) addDelta(itemVal(leaf, found), item.val, item.key);
-  else updateItem(leaf, found, item.val);
-  setItemVersion(leaf, found, item.seq, item.flags);
-}
-
-/** Adds a totl delta (total, count) to a stored one, modulo 2^64 each (03 §6.8). */
-export function addDelta(stored: Uint8Array, delta: Uint8Array, key: Key): void {
-  if (stored.length !== 16 || delta.length !== 16) {
-    throw new CorruptError(`totl item ${key} has ${stored.length} and ${delta.length} bytes`);
-  }
-  const to = new DataView(stored.buffer, stored.byteOffset, 16);
-  const from = new DataView(delta.buffer, delta.byteOffset, 16);
-  for (let o = 0; o < 16; o += 8) {
-    to.setBigUint64(o, to.getBigUint64(o, true) + from.getBigUint64(o, true), true);
-  }
-}
-
 // Every block of a tree, for checkers.
 
 /** A block as its ancestors describe it, and its content or why it could not be read. */
@@ -463,23 +394,30 @@ function keyBeforeLeaf(t: Tree, root: BtreeRoot, key: Key): Key | null {
 
 // Changing walks, 03 §6.2–6.4.
 
-const PLAIN = 0;
-const INSERT = 1;
-const DELETE = 2;
+/** @internal Works for one change of a tree at a time, whichever tree it is. */
+export const FILLER = new LeafFiller();
 
-/** A writable leaf, and the parent's item that covers it (null and 0 for a root leaf). */
-interface DirtyLeaf {
+const PLAIN = 0;
+/** @internal */
+export const INSERT = 1;
+const DELETE = 2;
+/** @internal */
+export const BULK = 3;
+
+/** @internal A writable leaf, and the parent's item that covers it (null and 0 for a root leaf). */
+export interface DirtyLeaf {
   readonly leaf: Block;
   readonly parent: Block | null;
   readonly parentItem: number;
 }
 
 /**
- * Makes the path to the leaf for `key` writable. With INSERT every block on it gets room for an
- * item with `valLen` bytes, and an empty tree gets a leaf; with DELETE they are also joined with a
- * neighbour when little filled. Otherwise the tree must not be empty.
+ * @internal Makes the path to the leaf for `key` writable. With INSERT every block on it gets room for an
+ * item with `valLen` bytes, and an empty tree gets a leaf; with BULK only the parents get room. With
+ * DELETE they are also joined with a neighbour when little filled. Otherwise the tree must not be
+ * empty.
  */
-function walkDirty(
+export function walkDirty(
   t: WriteTree,
   root: BtreeRoot,
   key: Key,
@@ -487,7 +425,7 @@ function walkDirty(
   valLen: number,
 ): DirtyLeaf {
   if (root.height === 0) {
-    assert(mode === INSERT, "a changing walk of an empty tree");
+    assert(mode === INSERT || mode === BULK, "a changing walk of an empty tree");
     const leaf = newBlock(t, 0);
     root.ref.set(leaf.blkno, leaf.seqHi, leaf.seqLo);
     root.height = 1;
@@ -502,9 +440,8 @@ function walkDirty(
     let ref = root.ref;
     for (;;) {
       const b = checkLevel(t.writer.dirty(ref, MAGIC_BTREE, t.alloc), level);
-      if (mode !== PLAIN && split(t, root, parent, b, level > 0 ? REF_BYTES : valLen)) {
-        continue restart;
-      }
+      const wide = mode === PLAIN || (mode === BULK && level === 0);
+      if (!wide && split(t, root, parent, b, level > 0 ? REF_BYTES : valLen)) continue restart;
       if (mode === DELETE && parent !== null && join(t, root, parent, parentItem, b)) {
         continue restart;
       }
@@ -545,14 +482,31 @@ function split(
     compactValues(b);
     return false;
   }
+  const leaf = blockLevel(b) === 0;
+  if (leaf) FILLER.planDivision(b);
+  const left = newSibling(t, root, parent, b);
+  if (leaf) FILLER.apply(b, left.block);
+  else moveItems(b, left.block, Math.floor(fill / 2), "least");
+  adopt(left);
+  return true;
+}
+
+/** @internal An empty block for the lesser keys of its right neighbour, and the parent it will get. */
+export interface Sibling {
+  readonly block: Block;
+  readonly parent: Block;
+}
+
+/** @internal A left neighbour for `b`, and a parent for both if `b` is the root; all that can fail. */
+export function newSibling(t: WriteTree, root: BtreeRoot, parent: Block | null, b: Block): Sibling {
   const level = blockLevel(b);
-  const left = newBlock(t, level);
+  const block = newBlock(t, level);
   if (parent === null) {
     assert(root.height < BTREE_MAX_HEIGHT, "a btree cannot grow above its greatest height");
     try {
       parent = newBlock(t, level + 1);
     } catch (e) {
-      t.alloc.freeMeta(left.blkno);
+      t.alloc.freeMeta(block.blkno);
       throw e;
     }
     insertItem(parent, Key.ONES, 0, 0, refTo(b));
@@ -560,9 +514,12 @@ function split(
     root.height++;
   }
   assert(hasRoom(parent, REF_BYTES), "the parent of a splitting block is full");
-  moveItems(b, left, Math.floor(fill / 2), "least");
-  insertItem(parent, itemKey(left, lastItem(left)), 0, 0, refTo(left));
-  return true;
+  return { block, parent };
+}
+
+/** @internal Enters a new left neighbour, which has its items by now, into the parent. */
+export function adopt(left: Sibling): void {
+  insertItem(left.parent, itemKey(left.block, lastItem(left.block)), 0, 0, refTo(left.block));
 }
 
 /**

@@ -21,7 +21,7 @@ import { ENOLINK } from "../format/errno.ts";
 import { LogTrees } from "../format/log_trees.ts";
 import { type BlockCache, BlockWriter } from "./block_cache.ts";
 import { setBloom } from "./bloom.ts";
-import { insertList } from "./btree.ts";
+import { insertList } from "./btree_log.ts";
 import { DataAllocator, type DataPiece } from "./data_alloc.ts";
 import type { Device } from "./device.ts";
 import { sleep, type TimerId, type Timers } from "./env.ts";
@@ -48,7 +48,7 @@ const COMMIT_INTERVAL_MS = 10_000;
 const RETRY_MS = 2_000;
 /** Commit work between two looks at other events. */
 const SLICE_MS = 1;
-const INSERT_CHUNK = 256;
+const INSERT_CHUNK = 512;
 const WRITE_CHUNK_BLOCKS = 16;
 const CLEAN_CHUNK_PAGES = 64;
 const DEFAULT_ITEMS = 64;

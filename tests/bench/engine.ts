@@ -14,7 +14,8 @@ import { ALLOC_LIST_MAX_BLOCKS, LG_SIZE, MAGIC_ALLOC_LIST } from "../../format/c
 import { blockCrc } from "../../format/crc32c.ts";
 import { Key } from "../../format/key.ts";
 import { BlockCache, BlockWriter } from "../../fs/block_cache.ts";
-import { forEachItem, insert, insertList, lookup, next, type TreeItem } from "../../fs/btree.ts";
+import { forEachItem, insert, lookup, next, type TreeItem } from "../../fs/btree.ts";
+import { insertList } from "../../fs/btree_log.ts";
 import { insertExtent, takeFront } from "../../fs/extent_alloc.ts";
 import { type AllocTree, ListAllocator } from "../../fs/meta_alloc.ts";
 import { MemDevice } from "../../fs/memory_device.ts";

@@ -13,7 +13,6 @@ import {
   force,
   forEachItem,
   insert,
-  insertList,
   type KeyRange,
   lookup,
   next,
@@ -24,6 +23,7 @@ import {
   update,
   walkBlocks,
 } from "../../fs/btree.ts";
+import { insertList } from "../../fs/btree_log.ts";
 import { CorruptError, FsError, StaleError } from "../../fs/errors.ts";
 import { checkTree, newCache, newTree, seededRandom, type TestTree } from "./support.ts";
 

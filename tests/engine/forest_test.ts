@@ -17,7 +17,8 @@ import { inodeLockRange } from "../../format/lock_ranges.ts";
 import { LogTrees, logTreesKey } from "../../format/log_trees.ts";
 import { SrchBlock, SrchFile, SrchParent } from "../../format/srch.ts";
 import { setBloom, testBloom } from "../../fs/bloom.ts";
-import { force, insertList, type TreeItem } from "../../fs/btree.ts";
+import { force, type TreeItem } from "../../fs/btree.ts";
+import { insertList } from "../../fs/btree_log.ts";
 import { CorruptError, StaleError } from "../../fs/errors.ts";
 import {
   forEachLogTree,

@@ -15,7 +15,6 @@ import { BlockWriter, type MetaAllocator } from "../../fs/block_cache.ts";
 import {
   forEachItem,
   insert,
-  insertList,
   lookup,
   next,
   prev,
@@ -24,6 +23,7 @@ import {
   update,
   walkBlocks,
 } from "../../fs/btree.ts";
+import { insertList } from "../../fs/btree_log.ts";
 import { FsError } from "../../fs/errors.ts";
 import { newCache, newTree } from "./support.ts";
 

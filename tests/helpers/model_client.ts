@@ -20,7 +20,8 @@ import {
 } from "../../format/wire.ts";
 import { BlockCache, BlockWriter } from "../../fs/block_cache.ts";
 import { setBloom } from "../../fs/bloom.ts";
-import { insertList, type TreeItem } from "../../fs/btree.ts";
+import type { TreeItem } from "../../fs/btree.ts";
+import { insertList } from "../../fs/btree_log.ts";
 import type { Device } from "../../fs/device.ts";
 import { insertExtent, takeFront } from "../../fs/extent_alloc.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
