@@ -61,20 +61,28 @@ export class Claims {
     return this.#held.size === 0;
   }
 
-  /** Runs `body` under the exclusive claim; without a promise when neither has to wait. */
+  /**
+   * Runs `body` under the exclusive claim; without a promise when neither has to wait. A body that
+   * is done when it returns leaves nobody a chance to notice: only others are recorded.
+   */
   withExclusive<T>(ino: number, body: () => T | Promise<T>): T | Promise<T> {
-    if (!this.tryExclusive(ino)) {
-      return this.#wait(ino, true).then(() => this.#run(ino, true, body));
-    }
-    return this.#run(ino, true, body);
+    if (this.#held.has(ino)) return this.#wait(ino, true).then(() => this.#run(ino, true, body));
+    const result = body();
+    if (!(result instanceof Promise)) return result;
+    assert(this.tryExclusive(ino), "the body of a claim took it itself");
+    return result.finally(() => this.releaseExclusive(ino));
   }
 
   /** Runs `body` under a shared claim; without a promise when neither has to wait. */
   withShared<T>(ino: number, body: () => T | Promise<T>): T | Promise<T> {
-    if (!this.tryShared(ino)) {
+    const held = this.#held.get(ino);
+    if (held !== undefined && (held < 0 || this.#queues.has(ino))) {
       return this.#wait(ino, false).then(() => this.#run(ino, false, body));
     }
-    return this.#run(ino, false, body);
+    const result = body();
+    if (!(result instanceof Promise)) return result;
+    assert(this.tryShared(ino), "the body of a claim took it itself");
+    return result.finally(() => this.releaseShared(ino));
   }
 
   /** Both inodes exclusively, lower number first. */

@@ -1,6 +1,6 @@
 /**
  * The bytes of a read's answer, as windows of the memory they are in: caches, dirty pages, zeros. The
- * windows are good until anything else runs; who answers later copies them (`copyInto`).
+ * windows are good until anything else runs; who answers later copies them (`moveTo`).
  */
 
 export class ReadParts {
@@ -69,15 +69,20 @@ export class ReadParts {
     this.#length = length - left;
   }
 
-  /** Copies everything to the beginning of `dst`, which then is the only part. */
-  copyInto(dst: Uint8Array): void {
-    let at = 0;
+  /** Copies everything to `dst` from byte `at` on. */
+  copyTo(dst: Uint8Array, at: number): void {
     for (let i = 0; i < this.#count; i++) {
       const part = this.#parts[i]!;
       dst.set(part, at);
       at += part.length;
     }
+  }
+
+  /** Copies everything to the beginning of `dst`, which then is the only part. */
+  moveTo(dst: Uint8Array): void {
+    const { length } = this;
+    this.copyTo(dst, 0);
     this.clear();
-    this.add(dst.subarray(0, at));
+    this.add(dst.subarray(0, length));
   }
 }

@@ -133,7 +133,7 @@ function readOnce(
   const skip = offset - first * SM_SIZE;
   if (skip !== 0 || parts.length !== bytes) parts.trim(skip, bytes);
   assert(parts.length === bytes, "a read found fewer bytes than there are");
-  if (copy !== null) parts.copyInto(copy);
+  if (copy !== null) parts.moveTo(copy);
   return bytes;
 }
 

@@ -4,6 +4,7 @@
  */
 
 import type { Caller } from "../../fs/caller.ts";
+import type { ReadAhead } from "../../fs/device.ts";
 import { assert } from "../../fs/errors.ts";
 import { Fs } from "../../fs/fs.ts";
 import type { Op, ParanoidOptions } from "../../fs/op.ts";
@@ -23,6 +24,7 @@ export interface LocalMountOptions {
   readonly options?: Partial<MountOptions>;
   readonly limits?: Partial<EngineLimits>;
   readonly paranoid?: ParanoidOptions | null;
+  readonly readAhead?: ReadAhead;
 }
 
 /** One mount. */
@@ -50,6 +52,7 @@ export class LocalFs {
       limits: { ...DEFAULT_ENGINE_LIMITS, ...how.limits },
       log: (line) => void log.push(line),
       paranoid: how.paranoid ?? null,
+      ...(how.readAhead === undefined ? {} : { readAhead: how.readAhead }),
     });
     await fs.start();
     return new LocalFs(cluster, link, fs, log);

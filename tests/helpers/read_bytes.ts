@@ -10,6 +10,6 @@ export async function readBytes(fs: Fs, rq: ReadRequest): Promise<Uint8Array> {
   const own = new Uint8Array(rq.length);
   const done = read(fs, rq, parts, () => own);
   // At once if it is no promise: the parts are good until something else runs.
-  if (typeof done === "number") parts.copyInto(own);
+  if (typeof done === "number") parts.moveTo(own);
   return own.subarray(0, await done);
 }

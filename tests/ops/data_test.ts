@@ -28,6 +28,7 @@ import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
 import { readBytes } from "../helpers/read_bytes.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
+import { SlowReads } from "../helpers/slow_reads.ts";
 
 const S_IFREG = 0o100000;
 const caller = { ...ROOT_CALLER, umask: 0o022 };
@@ -163,6 +164,7 @@ async function trial({ seed, steps, contigOnly, preallocBlocks, paranoid }: Tria
   const how = {
     options: { dataPreallocBlocks: preallocBlocks, dataPreallocContigOnly: contigOnly },
     paranoid: paranoid ? { random, suspendPerMille: 30 } : null,
+    readAhead: new SlowReads(cluster.data, random),
   };
   let m = await LocalFs.mount(cluster, how);
   const inos: number[] = [];
