@@ -31,12 +31,18 @@ export class StaleError extends FsError {
   constructor(readonly blkno: number, message: string) {
     super(ESTALE, `metadata block ${blkno}: ${message}`);
   }
+
+  /** What it is when newer roots lead to the same block: no stale root but damage. */
+  get asDamage(): FsError {
+    return new FsError(EIO, `${this.message} (also with new roots)`);
+  }
 }
 
 /** Stored structures contradict the format: names what and where. Surfaces as EIO. */
 export class CorruptError extends FsError {
   override readonly name = "CorruptError";
-  constructor(message: string) {
+  /** `reported`: the log has it already. */
+  constructor(message: string, readonly reported = false) {
     super(EIO, `corruption: ${message}`);
   }
 }

@@ -20,7 +20,7 @@ import { DataCache } from "./data_cache.ts";
 import type { Device, ReadAhead } from "./device.ts";
 import { DirtyData } from "./dirty_data.ts";
 import type { Random, Timers } from "./env.ts";
-import { type AssertionError, CorruptError, errnoError } from "./errors.ts";
+import { type AssertionError, CorruptError, errnoError, type FsError } from "./errors.ts";
 import { Inos } from "./inos.ts";
 import { ItemCache } from "./item_cache.ts";
 import type { ServerLink } from "./link.ts";
@@ -38,6 +38,8 @@ import { Trans } from "./trans.ts";
 export type { ServerLink } from "./link.ts";
 export type { MountOptions } from "./options.ts";
 
+/** Different I/O errors that are logged. */
+const MAX_IO_ERRORS = 1000;
 /** What the reference's server keeps back for one client (05 §9.10). */
 const REFERENCE_RESERVED_BLOCKS = 16370 + 18311;
 
@@ -112,6 +114,8 @@ export class Fs {
     onInvalidateQuota: () => {},
     onDefect: () => {},
   };
+  /** Messages of I/O errors that the log has. */
+  readonly #ioErrors = new Set<string>();
   /** Reports of corruption by source. */
   readonly #corruptions = new Map<string, number>();
 
@@ -167,6 +171,7 @@ export class Fs {
     this.runner = new OpRunner(this.locks, this.trans, () => this.items.trim(), {
       paranoid: parts.paranoid ?? null,
       onDefect: (e) => this.#defect(e),
+      onIoError: (e) => this.#reportIoError(e),
     });
     this.clean = new DataCache(data, parts.readAhead ?? null, this.limits.dataCacheBytes);
     this.dirty = new DirtyData(data, {
@@ -210,6 +215,15 @@ export class Fs {
     this.trans.abort();
     this.locks.fail(errnoError(ENOLINK));
     this.waiters.close(ENOLINK);
+  }
+
+  /** What made an operation fail with EIO: one line for each, as long as there are not too many. */
+  #reportIoError(e: FsError): void {
+    if (e instanceof CorruptError && e.reported) return;
+    if (this.#ioErrors.size >= MAX_IO_ERRORS || this.#ioErrors.has(e.message)) return;
+    this.#ioErrors.add(e.message);
+    this.log(`I/O error: ${e.message}`);
+    if (this.#ioErrors.size === MAX_IO_ERRORS) this.log("further I/O errors are not logged");
   }
 
   /** Contradictions found in stored structures (02 §23): counted, logged once per source. */

@@ -40,7 +40,7 @@
 
 import { assert, AssertionError, FsError } from "./errors.ts";
 import type { Random } from "./env.ts";
-import { EINTR } from "../format/errno.ts";
+import { EINTR, EIO } from "../format/errno.ts";
 import type { Caller } from "./caller.ts";
 import { type ClusterLock, type LockClient, satisfies } from "./lock_client.ts";
 import { LOCK_WRITE } from "../format/wire.ts";
@@ -384,6 +384,8 @@ export interface OpRunnerOptions {
   paranoid?: ParanoidOptions | null;
   /** A defect: an operation failed after its first change. Memory can no longer be trusted. */
   onDefect?: (e: AssertionError) => void;
+  /** An operation failed with EIO: told before its caller. */
+  onIoError?: (e: FsError) => void;
 }
 
 /** Runs operations; see the head of the file. */
@@ -391,6 +393,7 @@ export class OpRunner {
   readonly #idle: Op[] = [];
   readonly #paranoid: ParanoidOptions | null;
   readonly #onDefect: (e: AssertionError) => void;
+  readonly #onIoError: (e: FsError) => void;
   #active = 0;
 
   constructor(
@@ -402,6 +405,7 @@ export class OpRunner {
   ) {
     this.#paranoid = options.paranoid ?? null;
     this.#onDefect = options.onDefect ?? (() => {});
+    this.#onIoError = options.onIoError ?? (() => {});
   }
 
   /** Operations that run or are suspended. */
@@ -521,7 +525,10 @@ export class OpRunner {
   #failed(op: Op, e: unknown): unknown {
     const applying = op.applying;
     this.#end(op);
-    if (!applying) return e;
+    if (!applying) {
+      if (e instanceof FsError && e.errno === EIO) this.#onIoError(e);
+      return e;
+    }
     const defect = new AssertionError(`an operation failed after its first change: ${e}`);
     defect.cause = e;
     this.#onDefect(defect);

@@ -10,8 +10,7 @@
 
 import { FormatError } from "../format/bytes.ts";
 import { CMD_GET_ROOTS, NetRoots } from "../format/wire.ts";
-import { EIO } from "../format/errno.ts";
-import { FsError, type StaleError } from "./errors.ts";
+import type { StaleError } from "./errors.ts";
 import type { ServerLink } from "./link.ts";
 import type { ClusterLock } from "./lock_client.ts";
 
@@ -71,7 +70,7 @@ export class Roots {
     if (
       before !== null && sameRef(before.fsRoot.ref, roots.fsRoot.ref) &&
       sameRef(before.logsRoot.ref, roots.logsRoot.ref)
-    ) throw new FsError(EIO, `${error.message} (also with new roots)`);
+    ) throw error.asDamage;
     this.#stale = roots;
     this.forget();
   }

@@ -18,6 +18,7 @@ import { SystemRandom } from "../../fs/sys/clock.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
 import { type Mailbox, openMailbox, post } from "../../fs/sys/mailbox.ts";
+import { checkRoots } from "../../fs/preflight.ts";
 import { checkFreeSpace, openVolume, type Volume } from "../../fs/volume.ts";
 import { FenceDirectory } from "../../net/fence_agents.ts";
 import { mountName, ridText } from "../../net/fence.ts";
@@ -130,6 +131,7 @@ async function openGuarded(metaPath: string, dataPath: string): Promise<Guarded>
     try {
       const volume = openVolume(meta, data);
       checkFreeSpace(volume);
+      checkRoots(volume, new SystemRandom());
       return { volume, meta, data, blockDevice: data.isBlockDevice };
     } catch (e) {
       data.close();

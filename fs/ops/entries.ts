@@ -27,7 +27,7 @@ export function checkName(name: Uint8Array): void {
 /** Counts and logs a contradiction of 02 §23; the error to throw for it. */
 export function corruption(fs: Fs, source: string, details: string): CorruptError {
   fs.reportCorruption(source, details);
-  return new CorruptError(`${source}: ${details}`);
+  return new CorruptError(`${source}: ${details}`, true);
 }
 
 /** The fields of a stored entry. */

@@ -83,7 +83,8 @@ export function allocPools(fs: Fs): AllocPool[] {
     try {
       return readPools(fs, readSuper(fs));
     } catch (e) {
-      if (!(e instanceof StaleError) || tries === STALE_RETRIES) throw e;
+      if (!(e instanceof StaleError)) throw e;
+      if (tries === STALE_RETRIES) throw e.asDamage;
     }
   }
 }

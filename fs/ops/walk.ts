@@ -103,7 +103,8 @@ async function nextKey(fs: Fs, key: Key): Promise<Key | null> {
     try {
       return nextKeyHint(fs.cache, roots, key);
     } catch (e) {
-      if (!(e instanceof StaleError) || tries === STALE_RETRIES) throw e;
+      if (!(e instanceof StaleError)) throw e;
+      if (tries === STALE_RETRIES) throw e.asDamage;
     }
   }
 }
