@@ -79,6 +79,21 @@ export function checkMountable(mountpoint: string): void {
   }
   libc.close(fd);
   openLibfuse();
+  if (Deno.uid() !== 0 && !usersMayAllowOthers()) {
+    throw new FsError(
+      EPERM,
+      "not root: other users can mount only where /etc/fuse.conf has user_allow_other",
+    );
+  }
+}
+
+/** Does the administrator let ordinary users mount for everybody, as we always do? */
+function usersMayAllowOthers(): boolean {
+  try {
+    return /^\s*user_allow_other\b/m.test(Deno.readTextFileSync("/etc/fuse.conf"));
+  } catch {
+    return false;
+  }
 }
 
 export interface MountEntry {
