@@ -141,9 +141,9 @@ export class DirtyData {
     return this.#slots.size > 0;
   }
 
-  /** For commits: writes everything. */
-  write(): void {
-    this.flush();
+  /** For commits: writes everything; `slice` lets others run in between when it is time. */
+  async write(slice: () => Promise<void>): Promise<void> {
+    while (this.flushStep()) await slice();
   }
 
   #at(slot: number): Uint8Array {

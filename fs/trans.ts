@@ -76,8 +76,11 @@ export interface TransEnv {
 export interface CommitHook {
   /** Is anything unwritten, or written and not yet flushed? */
   dirty(): boolean;
-  /** Writes it all; DeviceError leaves the rest dirty and is retried. */
-  write(): void | Promise<void>;
+  /**
+   * Writes it all; DeviceError leaves the rest dirty and is retried. `slice` is to be awaited between
+   * pieces of work: it lets other events be served when this went on for long.
+   */
+  write(slice: () => Promise<void>): void | Promise<void>;
 }
 
 type State = "none" | "open" | "writing" | "reopening" | "dead";
@@ -371,7 +374,9 @@ export class Trans {
     this.#sliceEnd = env.clock.now() + SLICE_MS;
     const idle = this.clean;
 
-    for (const hook of this.#hooks) await this.#step("writing file data", () => hook.write());
+    for (const hook of this.#hooks) {
+      await this.#step("writing file data", () => hook.write(() => this.#slice()));
+    }
     await this.#insertItems(lt, tree);
     await this.#step("writing allocators", () => {
       for (let e = this.#srch.at(-1); e !== undefined; e = this.#srch.at(-1)) {

@@ -315,7 +315,7 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   const seq = gatherUpdate(op, fs, [{ h, dataSeq: true }], {
     allocating: !rq.pageWrite,
     dataBlocks: unmappedBlocks(extents, first, end),
-    items: PIECE_STEPS * STEP_ITEMS + 4,
+    items: PIECE_STEPS * STEP_ITEMS + 4 + (capability?.items ?? 0),
   });
 
   op.apply();

@@ -26,6 +26,7 @@ import {
   zeroBeyond,
 } from "./file.ts";
 import { type RequestId, WAIT_CHANGE_SIZE } from "./wait.ts";
+import { dropCapability } from "./xattr.ts";
 
 /** Extents changed in one hold (03 §11.4). */
 const STEP_EXTENTS = 8;
@@ -106,9 +107,10 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
   const extents = new FileExtents(op, fs, h, end, MAX_BLOCK, STEP_EXTENTS + 3);
   const ending = Math.min(size, oldSize);
   const endBlkno = size === oldSize ? 0 : readEnd(op, fs, h, ending);
+  const capability = dropCapability(op, fs, h);
   const seq = gatherUpdate(op, fs, [{ h, dataSeq: true }], {
     allocating: false,
-    items: STEP_ITEMS,
+    items: STEP_ITEMS + (capability?.items ?? 0),
   });
 
   op.apply();
@@ -123,6 +125,7 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
   if (size !== oldSize) changed.dataVersion++;
   changed.size = size;
   touch(fs, changed);
+  capability?.apply(op, fs, changed.mtime);
   changed.dataSeq = seq;
   changed.version++;
   writeInode(op, fs, h, seq);

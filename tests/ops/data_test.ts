@@ -9,7 +9,7 @@ import {
   TYPE_INODE,
   ZONE_FS,
 } from "../../format/constants.ts";
-import { EFBIG, EINTR, EISDIR, ENOSPC, EOPNOTSUPP, EPERM } from "../../format/errno.ts";
+import { EFBIG, EINTR, EISDIR, ENODATA, ENOSPC, EOPNOTSUPP, EPERM } from "../../format/errno.ts";
 import { Inode } from "../../format/items.ts";
 import { LOCK_WRITE } from "../../format/wire.ts";
 import { ROOT_CALLER } from "../../fs/caller.ts";
@@ -23,6 +23,7 @@ import { create, unlink } from "../../fs/ops/names.ts";
 import { fiemap, lseek, SEEK_DATA, SEEK_HOLE } from "../../fs/ops/seek.ts";
 import { freeBlocks, truncate } from "../../fs/ops/truncate.ts";
 import { WAIT_READ } from "../../fs/ops/wait.ts";
+import { getXattr, setXattr } from "../../fs/ops/xattr.ts";
 import { assertSound, committedItems, LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
@@ -552,6 +553,47 @@ async function punch(m: LocalFs, ino: number, first: number, len: number): Promi
     writeInode(op, fs, h, seq);
   });
 }
+
+Deno.test("a program's capabilities go with a write and with a change of size", async () => {
+  const m = await newLocalFs();
+  const ino = await newFile(m, "program");
+  const name = bytesOf("security.capability");
+  const give = () => m.run((op, fs) => setXattr(op, fs, ino, name, new Uint8Array(20), 0), caller);
+  const has = () => errno(m.run((op, fs) => getXattr(op, fs, ino, name), caller));
+  await give();
+  assert.equal(await has(), 0);
+  await resize(m, ino, 5000);
+  assert.equal(await has(), ENODATA);
+  await give();
+  await put(m, ino, 10, new Uint8Array(10));
+  assert.equal(await has(), ENODATA);
+  await give();
+  await resize(m, ino, 0);
+  assert.equal(await has(), ENODATA);
+  await m.unmount();
+  checkData(m.cluster);
+  assertSound(m.cluster);
+});
+
+Deno.test("a commit serves reads while it writes much file data", async () => {
+  const m = await newLocalFs();
+  const ino = await newFile(m, "f");
+  await m.fs.trans.commit();
+  // Small pieces stay in memory: 15 MiB of them.
+  const piece = new Uint8Array(60 * 1024);
+  for (let i = 0; i < 256; i++) await put(m, ino, i * piece.length, piece.fill(i | 1));
+  const pages = m.fs.dirty.pages;
+  assert.ok(pages > 3000);
+  let slices = 0;
+  await m.fs.dirty.write(() => {
+    slices++;
+    return Promise.resolve();
+  });
+  assert.ok(slices >= pages / 256 - 1, "one look at the others a MiB");
+  assert.equal(m.fs.dirty.pages, 0);
+  assert.deepEqual(await get(m, ino, 100 * piece.length, piece.length), piece.fill(100 | 1));
+  await m.unmount();
+});
 
 Deno.test("offline data: online parts are read, others wait, signals and unmount end the wait", async () => {
   const m = await newLocalFs();
