@@ -30,6 +30,7 @@ import { Orphans } from "./ops/orphan.ts";
 import { Quota } from "./ops/quota.ts";
 import { DataWaiters } from "./ops/wait.ts";
 import { DEFAULT_ENGINE_LIMITS, type EngineLimits, type MountOptions } from "./options.ts";
+import { ReadMemos } from "./read_memos.ts";
 import { InodeRefs } from "./refs.ts";
 import { Roots } from "./roots.ts";
 import { Scratch } from "./scratch.ts";
@@ -98,6 +99,7 @@ export class Fs {
   readonly waiters = new DataWaiters();
   readonly dirty: DirtyData;
   readonly clean: DataCache;
+  readonly readMemos = new ReadMemos();
   readonly refs = new InodeRefs();
   readonly scratch = new Scratch();
   readonly orphans: Orphans;

@@ -126,6 +126,8 @@ interface Opened {
 }
 
 export class Trans {
+  /** Holds that were asked for: while it stays the same no operation changed an item. */
+  holds = 0;
   #state: State = "none";
   #open: Opened | null = null;
   #seq = 0;
@@ -199,6 +201,7 @@ export class Trans {
 
   /** @internal Op.hold. */
   hold(op: Op, options: HoldOptions): number {
+    this.holds++;
     const seq = this.openSeq(op);
     const { lt, data, room } = this.#opened();
     const { allocating } = options;
