@@ -20,10 +20,15 @@ import { Inode, inodeKey } from "../../format/items.ts";
 import { Key } from "../../format/key.ts";
 import { LogTrees } from "../../format/log_trees.ts";
 import { SuperBlock } from "../../format/super.ts";
+import { ROOT_CALLER } from "../../fs/caller.ts";
 import { BlockCache } from "../../fs/block_cache.ts";
 import { forEachItem, walkBlocks } from "../../fs/btree.ts";
 import { checkVolume, isSound, type Problem } from "../../fs/check/check.ts";
-import { type RepairOptions, type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
+import {
+  type RepairOptions,
+  type RepairResult,
+  repairVolume,
+} from "../../fs/check/repair/repair.ts";
 import type { Device } from "../../fs/device.ts";
 import type { MemDevice } from "../../fs/memory_device.ts";
 import { write } from "../../fs/ops/data.ts";
@@ -33,6 +38,9 @@ import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { type LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
+
+const caller = { ...ROOT_CALLER, umask: 0o022 };
+let nextId = 1;
 
 export const bytes = (s: string): Uint8Array => new TextEncoder().encode(s);
 
@@ -83,7 +91,7 @@ export async function fill(m: LocalFs, top: number, files = 40): Promise<Map<str
     if (i % 5 === 0) await attr(m, ino, `scoutfs.srch.tag${i}`, "x");
     if (i % 7 === 0) await attr(m, ino, `scoutfs.totl.size.1.2.${i % 2}`, String(i));
     if (i % 11 === 0) await attr(m, ino, `scoutfs.indx.sort.${i}.77`, "");
-    if (i % 4 === 0) await attr(m, ino, "user.big", "y".repeat(2500));
+    if (i % 4 === 0) await attr(m, ino, "user.big", "y".repeat(20_000));
   }
   await m.run((op, fs) => link(op, fs, inos.get("file0")!, ab, bytes("hard")));
   const s = await m.run((op, fs) => symlink(op, fs, a, bytes("sym"), bytes("b/c")));
@@ -103,9 +111,14 @@ async function put(m: LocalFs, ino: number, data: Uint8Array): Promise<void> {
       ino,
       offset: at,
       data: piece,
-      flags: 0,
-      caller: null,
-    } as unknown as Parameters<typeof write>[1]);
+      append: false,
+      direct: false,
+      sync: false,
+      killSuidgid: false,
+      pageWrite: false,
+      caller,
+      id: nextId++,
+    });
   }
 }
 
@@ -130,7 +143,7 @@ export function manifest(meta: Device, data: Device): Map<string, string> {
     ).sort();
     const format = inode.mode & 0o170000;
     let content = "";
-    if (format === 0o100000) content = String(fnv1a64(reader.read(ino, 0, Number(inode.sizeBig))));
+    if (format === 0o100000) content = contentOf(reader, ino, Number(inode.sizeBig));
     if (format === 0o120000) content = new TextDecoder().decode(reader.readlink(ino));
     const what = format === 0o040000 ? "dir" : `${inode.size} ${content}`;
     out.set(path, `${inode.mode.toString(8)} ${what} ${attrs.join(",")}`);
@@ -140,8 +153,12 @@ export function manifest(meta: Device, data: Device): Map<string, string> {
     }
   };
   visit(1, "");
-  reader.close();
   return out;
+}
+
+function contentOf(reader: VolumeReader, ino: number, size: number): string {
+  for (const e of reader.extents(ino)) if (e.offline) return "offline";
+  return String(fnv1a64(reader.read(ino, 0, size)));
 }
 
 /** Changes blocks in place, with right checksums. */
@@ -198,7 +215,11 @@ export class Surgeon {
     return out;
   }
 
-  editBlock(blkno: number, change: (b: { buf: Uint8Array; v: DataView }) => void, seal = true): void {
+  editBlock(
+    blkno: number,
+    change: (b: { buf: Uint8Array; v: DataView }) => void,
+    seal = true,
+  ): void {
     const buf = this.meta.allocBuffer(LG_SIZE);
     this.meta.read(buf, blkno * LG_SIZE);
     change({ buf, v: new DataView(buf.buffer, buf.byteOffset, buf.length) });

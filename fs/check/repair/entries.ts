@@ -32,7 +32,6 @@ import {
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import type { ItemPatch } from "./item_patch.ts";
-import type { Round } from "./round.ts";
 
 const U32 = 0xffff_ffff;
 const S_IFMT = 0o170000;
@@ -78,7 +77,6 @@ export class Entries {
   #byPos = new Map<number, StoredEntry[]>();
 
   constructor(
-    private readonly round: Round,
     private readonly patch: ItemPatch,
     /** Seconds and nanoseconds for new inodes. */
     private readonly now: { readonly sec: number; readonly nsec: number },
@@ -307,7 +305,7 @@ export class Entries {
     for (const ts of [inode.atime, inode.ctime, inode.mtime, inode.crtime]) {
       ts.set(this.now.sec, this.now.nsec);
     }
-    this.round.sb.inodeCount++;
+    this.patch.inodeDelta++;
     return inode;
   }
 }

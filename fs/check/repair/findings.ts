@@ -59,6 +59,8 @@ export class Findings {
   readonly serverTrees = new Set<string>();
   /** Some blocks in use may not have been found. */
   incomplete = false;
+  /** Greatest number of an inode that next_ino would give again, 0 if there is none. */
+  greatestIno = 0;
   /** There were more problems than one round mends. */
   overflow = false;
   /** The worst thing that is known of a bad block: what mending it means. */
@@ -69,6 +71,9 @@ export class Findings {
     const what = String(values["what"] ?? "");
     if (CONFLICTS.has(code)) {
       if (this.conflicts.size < CONFLICT_LIMIT) this.conflicts.add(Number(values["blkno"]));
+    }
+    if (code === "inode-next-ino") {
+      this.greatestIno = Math.max(this.greatestIno, Number(values["ino"]));
     }
     if (SERVER_TREES.has(what)) {
       this.serverTrees.add(what);

@@ -116,9 +116,6 @@ export class Fixers {
         );
       case "xattr-next-id":
         return this.#edit(ino, (i) => i.nextXattrId = Math.max(safe(i, 56), num(values, "id") + 1));
-      case "inode-next-ino":
-        this.round.sb.nextIno = Math.max(this.round.sb.nextIno, ino + 1);
-        return true;
       case "inode-nlink":
         return this.#linkCount(ino, num(values, "found"));
       case "inode-size":
@@ -138,7 +135,11 @@ export class Fixers {
         return this.#rootInode();
       case "dir-parents":
         return this.#parents(ino);
-      case "dir-parent-missing":
+      case "dir-parent-missing": {
+        const parent = this.patch.peekInode(num(values, "parent"));
+        if (parent !== null && isDirMode(parent.mode)) return true;
+        return this.#moveToLostFound(ino);
+      }
       case "dir-cycle":
         return this.#moveToLostFound(ino);
       case "entries-in-file":
@@ -359,7 +360,8 @@ export class Fixers {
       // A symlink without its target is nothing.
       return this.#removeFile(ino);
     }
-    const inode = this.entries.makeInode(ino, format | (isDirMode(format) ? 0o700 : 0o600));
+    const permissions = ino === ROOT_INO ? 0o755 : isDirMode(format) ? 0o700 : 0o600;
+    const inode = this.entries.makeInode(ino, format | permissions);
     let nextXattr = 0, nextPos = 2, names = 0, subdirs = 0, end = 0, target = 0;
     for (const { key, val } of items) {
       if (key.type === TYPE_XATTR) nextXattr = Math.max(nextXattr, Number(key.thirdBig) + 1);
@@ -395,7 +397,8 @@ export class Fixers {
       inode.mode = inode.mode & 0o7777 | 0o040000;
       return true;
     }
-    if (this.#range(ROOT_INO, 0, 255).length > 0) return this.#missingInode(ROOT_INO);
+    // What is left of it is taken up with the other inodes that are missing.
+    if (this.#range(ROOT_INO, 0, 255).length > 0) return true;
     const made = this.entries.makeInode(ROOT_INO, 0o040755);
     made.nlink = 2;
     return true;
@@ -445,7 +448,7 @@ export class Fixers {
     }
     if (inode !== null) {
       this.patch.removeInode(ino);
-      this.round.sb.inodeCount = Math.max(0, this.round.sb.inodeCount - 1);
+      this.patch.inodeDelta--;
       if (this.patch.get(orphanKey(ino)) !== null) this.patch.remove(orphanKey(ino));
     }
     this.#removed.add(ino);

@@ -63,28 +63,24 @@ export class ItemPatch {
   readonly #changes = new Map<string, Map<string, Change>>();
   readonly #inodes = new Map<number, InodeEdit>();
   #count = 0;
-  #nextIno: number;
   readonly #trees: ItemTrees;
+  /** Inodes more, or less, than the volume counts. */
+  inodeDelta = 0;
   /** Version of everything that is written, and meta_seq of inodes that change. */
   readonly seq: number;
 
   constructor(private readonly round: Round) {
     this.#trees = new ItemTrees(round.cache, round.cx.sb);
     this.seq = round.nextSeq();
-    this.#nextIno = round.sb.nextIno;
   }
 
   get isFull(): boolean {
     return this.#count >= LIMIT;
   }
 
-  get isEmpty(): boolean {
-    return this.#count === 0 && this.#inodes.size === 0;
-  }
-
   /** A number for a new inode. */
   newIno(): number {
-    return this.#nextIno++;
+    return this.round.sb.nextIno++;
   }
 
   /** The item as it is, changes of this repair included; null if there is none. Throws FsError. */
@@ -208,23 +204,25 @@ export class ItemPatch {
   write(servers: ServerTrees): void {
     const { round } = this;
     this.#settleInodes();
-    round.sb.nextIno = this.#nextIno;
-    if (this.#count === 0) return;
+    if (this.#count === 0 && this.inodeDelta === 0) return;
     const all: Change[] = [];
     for (const changes of this.#changes.values()) all.push(...changes.values());
     all.sort((a, b) => a.key.compare(b.key));
     const lt = LogTrees.alloc();
     const builder = new TreeBuilder(round.t);
-    const bloom = new BloomBlock(round.writer.dirty(lt.bloomRef, MAGIC_BLOOM, round.alloc).v, 0);
+    const bloom = all.length === 0
+      ? null
+      : new BloomBlock(round.writer.dirty(lt.bloomRef, MAGIC_BLOOM, round.alloc).v, 0);
     let lock: Key | null = null;
     for (const { key, val } of all) {
       const start = lockOf(key);
       assert(start !== null, `no lock covers an item ${key}`);
-      if (lock === null || !lock.equals(start)) bloom.setKey(start);
+      if (lock === null || !lock.equals(start)) bloom?.setKey(start);
       lock = start;
       builder.add(key, val ?? EMPTY, this.seq, val === null ? ITEM_FLAG_DELETION : 0);
     }
     builder.finish(lt.itemRoot);
+    lt.inodeCountDelta = this.inodeDelta;
     lt.getTransSeq = lt.commitTransSeq = lt.maxItemSeq = this.seq;
     lt.finalizeSeq = round.nextSeq();
     lt.flags = LOG_TREES_FINALIZED;

@@ -157,6 +157,7 @@ class Repair {
     this.#mendServerTrees(servers, findings, allowed);
     const structure = this.#mendItemTrees(round, servers, findings, allowed);
     const readable = !itemTreesBad && !rootLost && !findings.incomplete;
+    if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
     if (!structure && readable) this.#mendItems(round, servers, allowed);
     if (allowed.some((p) => isSpaceProblem(p.code))) round.changed = true;
     if (allowed.some((p) => isDataSpaceProblem(p))) round.dataSpaceWrong = true;
@@ -280,9 +281,8 @@ class Repair {
   #mendItems(round: Round, servers: ServerTrees, allowed: readonly Problem[]): void {
     const lossy = this.options.mode === "all";
     const patch = new ItemPatch(round);
-    const entries = new Entries(round, patch, this.options.now, lossy);
+    const entries = new Entries(patch, this.options.now, lossy);
     const fixers = new Fixers(round, servers, patch, entries, lossy);
-    const inodes = round.sb.inodeCount;
     const problems = allowed.map((p) => ({ p, order: ITEM_ORDER.get(p.code) ?? ITEM_ORDER.size }))
       .sort((a, b) => a.order - b.order);
     let mended = false;
@@ -298,10 +298,8 @@ class Repair {
     fixers.finish();
     for (const note of fixers.notes) this.options.log?.(note);
     const count = allowed.find((p) => p.code === "inode-count");
-    if (count !== undefined && round.sb.inodeCount === inodes) {
-      let total = Number(count.values["found"]);
-      for (const lt of servers.logTrees) total -= lt.inodeCountDelta;
-      round.sb.inodeCount = Math.max(0, total);
+    if (count !== undefined) {
+      patch.inodeDelta += Number(count.values["found"]) - Number(count.values["value"]);
       mended = true;
     }
     if (mended) round.changed = true;
@@ -316,7 +314,6 @@ const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
     "inode-missing",
     "inode-length",
     "inode-field",
-    "inode-next-ino",
     "entry-value",
     "entry-twins-differ",
     "entry-without-twin",

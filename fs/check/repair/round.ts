@@ -27,6 +27,7 @@ import {
   BTREE_ITEM_BYTES,
   BTREE_LEAF_FREE,
   BTREE_PARENT_FREE,
+  FIRST_FREE_INO,
   MAGIC_ALLOC_LIST,
   MAGIC_SUPER,
   SM_SIZE,
@@ -99,6 +100,13 @@ export class Round {
   /** A new value of the server's sequence counter (03 §7). */
   nextSeq(): number {
     return ++this.sb.seq;
+  }
+
+  /** New inodes get numbers beyond `ino`. */
+  raiseNextIno(ino: number): void {
+    if (ino < this.sb.nextIno) return;
+    this.sb.nextIno = ino + 1;
+    this.changed = true;
   }
 
   /** A block is no longer referred to. */
@@ -181,6 +189,9 @@ export class Round {
     }
     if (items.merge.status !== null) most = Math.max(most, items.merge.status.seq);
     sb.seq = most;
+    const nextIno = fieldU64(sb, 80);
+    if (!isExact(nextIno) || nextIno < FIRST_FREE_INO) sb.nextIno = FIRST_FREE_INO;
+    if (!isExact(fieldU64(sb, 88))) sb.inodeCount = 0;
   }
 
   /** Writes everything and switches to it. Throws FsError with nothing switched. */

@@ -1,0 +1,235 @@
+/** Repair of what lies below the items: blocks, trees, allocators, what crashed mounts leave. */
+
+import assert from "node:assert/strict";
+import { AllocListBlock } from "../../format/alloc.ts";
+import { create } from "../../fs/ops/names.ts";
+import { LocalCluster } from "../helpers/local_cluster.ts";
+import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
+import { checkVolume } from "../../fs/check/check.ts";
+import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { makeSample } from "./sample.ts";
+import {
+  bytes,
+  copyOf,
+  fill,
+  healthyVolume,
+  manifest,
+  mustKeep,
+  mustMend,
+  problemsOf,
+  repairOptions,
+  Surgeon,
+  type Volume,
+} from "./repair_support.ts";
+
+interface Case {
+  readonly name: string;
+  readonly codes: readonly string[];
+  readonly touched?: readonly string[];
+  damage(s: Surgeon, v: Volume): void;
+}
+
+/** Leaves of the log tree that has most of them. */
+function logLeaves(s: Surgeon): number[] {
+  let most: number[] = [];
+  for (const { name, root } of s.itemTrees()) {
+    if (name !== "log" || root.height === 0) continue;
+    const leaves = s.blocksOf(root).filter((b) => b.level === 0).map((b) => b.blkno);
+    if (leaves.length > most.length) most = leaves;
+  }
+  return most;
+}
+
+const CASES: readonly Case[] = [
+  {
+    name: "total_len of free extents",
+    codes: ["extent-total"],
+    damage: (s) => s.editSuper((sb) => sb.metaAlloc(0).totalLen += 3),
+  },
+  {
+    name: "total_len of free data extents",
+    codes: ["extent-total"],
+    damage: (s) => s.editSuper((sb) => sb.dataAlloc.totalLen -= 3),
+  },
+  {
+    name: "a free list that forgot its blocks",
+    codes: ["meta-leak"],
+    damage: (s) =>
+      s.editSuper((sb) => {
+        for (let i = 0; i < 2; i++) sb.serverMetaFreed(i).zero();
+        sb.serverMetaAvail(0).zero();
+      }),
+  },
+  {
+    name: "free data extents that are gone",
+    codes: ["data-leak"],
+    damage: (s) => s.editSuper((sb) => sb.dataAlloc.zero()),
+  },
+  {
+    name: "free metadata extents that are gone",
+    codes: ["meta-leak"],
+    damage: (s) =>
+      s.editSuper((sb) => {
+        sb.metaAlloc(0).zero();
+        sb.metaAlloc(1).zero();
+      }),
+  },
+  {
+    name: "a block in use that is listed as free",
+    codes: ["meta-free-in-use"],
+    damage: (s) => {
+      const sb = s.superBlock(), leaf = logLeaves(s)[0] as number;
+      for (let i = 0; i < 2; i++) {
+        const head = sb.serverMetaAvail(i);
+        if (head.ref.isNull || head.firstNr === 0) continue;
+        s.editBlock(head.ref.blkno, ({ v }) => {
+          const list = new AllocListBlock(v);
+          list.setEntry(list.start, leaf);
+        });
+        return;
+      }
+    },
+  },
+  {
+    name: "a leaf with a wrong checksum",
+    codes: ["block-crc"],
+    damage: (s) => s.editBlock(logLeaves(s)[0] as number, ({ buf }) => void (buf[0]! ^= 1), false),
+  },
+  {
+    name: "a leaf whose hash table is wrong",
+    codes: ["btree-hash"],
+    damage: (s) => s.editBlock(logLeaves(s)[0] as number, ({ buf }) => buf.fill(0, 65536 - 1000)),
+  },
+  {
+    name: "a block of the tree of log trees with a wrong checksum",
+    codes: ["block-crc"],
+    damage: (s) =>
+      s.editBlock(s.superBlock().logsRoot.ref.blkno, ({ buf }) => void (buf[0]! ^= 1), false),
+  },
+  {
+    name: "the block of free extents is of another kind",
+    codes: ["block-magic"],
+    damage: (s) =>
+      s.editBlock(s.superBlock().metaAlloc(0).root.ref.blkno, ({ buf }) => buf.fill(7)),
+  },
+  {
+    name: "padding and flags of the super block",
+    codes: ["root-pad"],
+    damage: (s) => s.editSuper((sb) => void (sb.fsRoot.bytes[20] = 1)),
+  },
+];
+
+for (const c of CASES) {
+  Deno.test(`repair: ${c.name}`, async () => {
+    const v = await healthyVolume();
+    const healthy = manifest(v.meta, v.data);
+    c.damage(new Surgeon(v.meta), v);
+    mustMend(v, healthy, c.codes, c.touched);
+  });
+}
+
+Deno.test("repair: a lost leaf costs its items and nothing else", async () => {
+  const v = await healthyVolume();
+  const healthy = manifest(v.meta, v.data);
+  const s = new Surgeon(v.meta), leaves = logLeaves(s);
+  assert.ok(leaves.length > 2, `the log tree has ${leaves.length} leaves`);
+  s.editBlock(leaves[1] as number, ({ buf }) => buf.fill(0));
+  const result = repairVolume(v.meta, v.data, repairOptions());
+  assert.ok(result.lossy);
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  const now = manifest(v.meta, v.data);
+  const kept = [...healthy].filter(([path, what]) => now.get(path) === what).length;
+  assert.ok(kept * 4 > healthy.size, `only ${kept} of ${healthy.size} are left`);
+});
+
+Deno.test("repair: -p leaves alone what cannot be mended without loss", async () => {
+  const v = await healthyVolume();
+  const s = new Surgeon(v.meta);
+  s.editBlock(logLeaves(s)[1] as number, ({ buf }) => buf.fill(0));
+  const writes = v.meta.writes;
+  const result = repairVolume(v.meta, v.data, repairOptions("safe"));
+  assert.equal(result.lossy, false);
+  assert.ok(result.after.errors > 0);
+  assert.equal(result.commits === 0, v.meta.writes === writes);
+  const now = problemsOf(v.meta, v.data);
+  assert.ok(now.some((p) => p.code.startsWith("block-")));
+});
+
+Deno.test("repair: a crashed mount is recovered without its allocators", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  const inos = await fill(m, 1, 20);
+  await m.sync();
+  const { meta, data } = m.cluster;
+  const v: Volume = { meta: meta.snapshot(), data: data.snapshot(), inos };
+  const healthy = manifest(v.meta, v.data);
+  assert.ok(!checkVolume(v.meta, v.data).cleanlyUnmounted);
+  const result = repairVolume(v.meta, v.data, repairOptions("safe"));
+  assert.ok(result.recovered);
+  assert.ok(!result.lossy);
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  assert.ok(checkVolume(v.meta, v.data).cleanlyUnmounted);
+  mustKeep(v, healthy, []);
+  m.fs.abort();
+});
+
+Deno.test("repair: a volume with merges and compactions under way is recovered", () => {
+  const v: Volume = { ...makeSample(), inos: new Map() };
+  const healthy = manifest(v.meta, v.data);
+  const result = repairVolume(v.meta, v.data, repairOptions());
+  assert.equal(result.stopped, null);
+  assert.ok(result.recovered);
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  mustKeep(v, healthy, []);
+});
+
+Deno.test("repair: a crash at any write leaves a volume that a second run mends", async () => {
+  const v = await healthyVolume();
+  const healthy = manifest(v.meta, v.data);
+  const s = new Surgeon(v.meta);
+  s.editSuper((sb) => {
+    sb.metaAlloc(0).totalLen += 9;
+    sb.dataAlloc.zero();
+  });
+  s.editInode(v.inos.get("a")!, (i) => i.nlink = 77);
+  s.editBlock(logLeaves(s)[0] as number, ({ buf }) => void (buf[0]! ^= 1), false);
+  v.meta.startRecording();
+  const whole = copyOf(v);
+  whole.meta.startRecording();
+  assert.equal(repairVolume(whole.meta, whole.data, repairOptions()).stopped, null);
+  const points = whole.meta.log.length;
+  assert.ok(points > 4, `${points} operations`);
+  for (let at = 0; at <= points; at++) {
+    for (const keep of [0, 1, 2]) {
+      const meta = whole.meta.replayKeeping(at, (_, page) => keep === 0 || page % 2 === keep - 1);
+      const crashed: Volume = { meta, data: whole.data.snapshot(), inos: v.inos };
+      const again = repairVolume(crashed.meta, crashed.data, repairOptions());
+      assert.equal(again.stopped, null, `after operation ${at}`);
+      assert.deepEqual(problemsOf(crashed.meta, crashed.data).map((p) => p.message), []);
+      mustKeep(crashed, healthy, []);
+    }
+  }
+});
+
+Deno.test("repair: a mended volume can be mounted and used", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  const inos = await fill(m, 1, 30);
+  await m.sync();
+  await m.unmount();
+  const { cluster } = m;
+  const v: Volume = { meta: cluster.meta, data: cluster.data, inos };
+  const s = new Surgeon(v.meta);
+  s.editSuper((sb) => {
+    sb.metaAlloc(0).zero();
+    sb.dataAlloc.zero();
+  });
+  s.editInode(inos.get("a")!, (i) => i.size = 1);
+  const healthy = manifest(v.meta, v.data);
+  assert.equal(repairVolume(v.meta, v.data, repairOptions()).stopped, null);
+  const again = await LocalFs.mount(await LocalCluster.open(v.meta, v.data));
+  const more = await again.run((op, fs) => create(op, fs, 1, bytes("after"), 0o40755, 0));
+  await fill(again, more, 12);
+  await again.sync();
+  await again.unmount();
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  mustKeep(v, healthy, []);
+});
