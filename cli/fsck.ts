@@ -1,12 +1,27 @@
 /**
- * `scoutfs fsck`: checks a volume that is not mounted. The exit status has e2fsck's bits: 0 no
- * problems, 4 problems are left, 8 the check could not be done, 16 wrong use.
+ * `scoutfs fsck`: checks a volume that is not mounted, and mends it. The exit status has e2fsck's
+ * bits: 0 no problems, 1 problems were mended, 4 problems are left, 8 the check could not be done, 16
+ * wrong use.
  */
 
-import { checkVolume, isSound, type Problem, type Report } from "../fs/check/check.ts";
-import { evidenceOfUse } from "../fs/check/in_use.ts";
+import {
+  type CheckOptions,
+  checkVolume,
+  isSound,
+  type Problem,
+  type Progress,
+  type Report,
+} from "../fs/check/check.ts";
+import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
+import { repairVolume } from "../fs/check/repair/repair.ts";
+import { applyUndo, UndoDevice, UndoFile, type UndoIdentity } from "../fs/check/repair/undo.ts";
 import { FsError } from "../fs/errors.ts";
+import { readSuperBlock } from "../fs/volume.ts";
+import { HostRecords } from "../net/host_record.ts";
+import { MountedClientsReader } from "../net/mounted_clients.ts";
+import { SystemClock, SystemRandom } from "../fs/sys/clock.ts";
+import { stateDir } from "./mount/paths.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
@@ -15,10 +30,16 @@ import { Output, printError, printLine } from "./output.ts";
 import { parseSize } from "./parse.ts";
 import { formatSize } from "./sizes.ts";
 
+const EXIT_MENDED = 1;
 const EXIT_PROBLEMS_LEFT = 4;
 const EXIT_FAILED = 8;
 
+/** What may be changed: nothing, what loses nothing, everything, or what the user says. */
+type Mode = "report" | "safe" | "all" | "ask";
+
 interface FsckOptions {
+  readonly mode: Mode;
+  readonly undo: string | undefined;
   readonly force: boolean;
   readonly json: boolean;
   readonly progress: boolean;
@@ -31,7 +52,11 @@ export const command: CommandSpec = {
   setup(c) {
     c.argument("[meta-device]", "metadata device or image file")
       .argument("[data-device]", "data device or image file")
-      .option("-n, --no-changes", "only report, change nothing")
+      .option("-n, --no-changes", "only report, change nothing; the default without a terminal")
+      .option("-p, --preen", "mend what can be mended without losing anything")
+      .option("-y, --yes", "mend everything that can be mended")
+      .option("--undo <file>", "before mending save what is overwritten in a new file")
+      .option("--undo-apply <file>", "bring the devices back to what an undo file has saved")
       .option("-f, --force", "go on although the volume seems to be mounted somewhere")
       .option("--json", "print problems and the summary as JSON, one record a line")
       .option("--progress", "show progress on standard error even where that is no terminal")
@@ -46,7 +71,9 @@ export const command: CommandSpec = {
         if (metaPath === undefined || dataPath === undefined) {
           throw new UsageError("must provide metadata and data device path arguments");
         }
-        const options = {
+        const options: FsckOptions = {
+          mode: modeOf(o.changes === false, o.preen === true, o.yes === true),
+          undo: o.undo,
           force: o.force === true,
           json: o.json === true,
           progress: o.progress === true,
@@ -54,21 +81,36 @@ export const command: CommandSpec = {
           tempDir: o.tempDir,
         };
         await useFastCrc32c();
-        Deno.exitCode = withDevices(metaPath, dataPath, (meta, data) => fsck(meta, data, options));
+        const { undoApply } = o;
+        const write = undoApply !== undefined || options.mode !== "report";
+        Deno.exitCode = withDevices(metaPath, dataPath, write, (meta, data) => {
+          if (undoApply !== undefined) return undo(undoApply, meta, data);
+          return options.mode === "report" ? check(meta, data, options) : mend(meta, data, options);
+        });
       });
   },
 };
+
+function modeOf(no: boolean, preen: boolean, yes: boolean): Mode {
+  if (Number(no) + Number(preen) + Number(yes) > 1) {
+    throw new UsageError("only one of -n, -p and -y can be given");
+  }
+  if (preen) return "safe";
+  if (yes) return "all";
+  return no || !Deno.stdin.isTerminal() || !Deno.stdout.isTerminal() ? "report" : "ask";
+}
 
 /** Opens the devices for this program alone; 8 when that is not possible. */
 function withDevices(
   metaPath: string,
   dataPath: string,
+  write: boolean,
   run: (meta: BlockDevice, data: BlockDevice) => number,
 ): number {
   const open: BlockDevice[] = [];
   try {
     for (const path of [metaPath, dataPath]) {
-      open.push(openDevice(path, { write: false, exclusive: true }));
+      open.push(openDevice(path, { write, exclusive: true }));
     }
     return run(open[0] as BlockDevice, open[1] as BlockDevice);
   } catch (e) {
@@ -80,32 +122,135 @@ function withDevices(
   }
 }
 
-function fsck(meta: BlockDevice, data: BlockDevice, o: FsckOptions): number {
+/** Whether the volume may be worked on; says why not. */
+function mayUse(meta: BlockDevice, o: FsckOptions): boolean {
   const reasons = evidenceOfUse(meta);
-  if (reasons.length > 0 && !o.force) {
-    printError(`fsck: ${meta.name}: the volume may be mounted somewhere:`);
-    for (const reason of reasons) printError(`  ${reason}`);
-    printError(
-      "If a mount ended in a crash, mounting the volume once recovers it. If no host at all has it " +
-        "mounted, --force checks it as it is.",
-    );
-    return EXIT_FAILED;
+  if (reasons.length === 0) return true;
+  if (o.mode !== "report" && provablyUnused(meta)) {
+    printError("fsck: its last mounts ended in a crash: their processes on this host are gone");
+    return true;
   }
-  const output = new Output();
-  const line = o.progress || Deno.stderr.isTerminal() ? new ProgressLine() : null;
-  const report = checkVolume(meta, data, {
-    ...(o.memory === undefined ? {} : { memory: o.memory }),
-    ...(o.tempDir === undefined ? {} : { tempDir: o.tempDir }),
-    onProblem: (p) => {
-      line?.clear();
-      output.write(o.json ? problemJson(p) : `${p.severity}: ${p.message} [${p.code}]\n`);
-      output.flush();
-    },
-    ...(line === null ? {} : { onProgress: (p) => line.show(p) }),
-  });
-  line?.clear();
-  printLine(o.json ? summaryJson(report) : summaryText(meta.name, report));
+  printError(`fsck: ${meta.name}: the volume may be mounted somewhere:`);
+  for (const reason of reasons) printError(`  ${reason}`);
+  if (o.force) return true;
+  printError(
+    "If a mount ended in a crash, mounting the volume once recovers it. If no host at all has it " +
+      `mounted, --force ${o.mode === "report" ? "checks it as it is" : "recovers and mends it"}.`,
+  );
+  return false;
+}
+
+/** All mounts that the volume speaks of ran on this host, and their processes are gone. */
+function provablyUnused(meta: BlockDevice): boolean {
+  try {
+    const { fsid } = readSuperBlock(meta).hdr;
+    const records = new HostRecords(stateDir(), fsid);
+    const rids = [
+      ...new MountedClientsReader(meta, fsid, new SystemRandom()).rids(),
+      ...runningMounts(meta),
+    ];
+    return rids.every((rid) => records.provablyDead(rid));
+  } catch (e) {
+    if (e instanceof FsError) return false;
+    throw e;
+  }
+}
+
+function check(meta: BlockDevice, data: BlockDevice, o: FsckOptions): number {
+  if (!mayUse(meta, o)) return EXIT_FAILED;
+  const show = new Display(o);
+  const report = checkVolume(meta, data, show.checkOptions());
+  show.end(meta.name, report);
   return isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+}
+
+function mend(meta: BlockDevice, data: BlockDevice, o: FsckOptions): number {
+  if (!mayUse(meta, o)) return EXIT_FAILED;
+  const show = new Display(o), clock = new SystemClock();
+  const file = o.undo === undefined ? null : new UndoFile(o.undo, undoIdentity(meta, data));
+  const saved = (dev: BlockDevice, index: number) =>
+    file === null ? dev : new UndoDevice(dev, file, index);
+  try {
+    const result = repairVolume(saved(meta, 0), saved(data, 1), {
+      ...show.checkOptions(),
+      mode: o.mode === "safe" ? "safe" : "all",
+      random: new SystemRandom(),
+      now: clock.realtime(),
+      log: (line) => show.note(line),
+      ...(o.mode === "ask" ? { ask: (code, count) => show.ask(code, count) } : {}),
+    });
+    show.end(meta.name, result.after);
+    if (result.stopped !== null) printError(`fsck: mending stopped: ${result.stopped}`);
+    if (file !== null && file.bytesSaved > 0) {
+      show.note(`${file.path} can bring the volume back: scoutfs fsck --undo-apply`);
+    }
+    const mended = result.commits > 0 ? EXIT_MENDED : 0;
+    return isSound(result.after) ? mended : mended | EXIT_PROBLEMS_LEFT;
+  } finally {
+    file?.close();
+  }
+}
+
+function undoIdentity(meta: BlockDevice, data: BlockDevice): UndoIdentity {
+  let fsid = "unknown";
+  try {
+    fsid = readSuperBlock(meta).hdr.fsid.toString(16).padStart(16, "0");
+  } catch (e) {
+    if (!(e instanceof FsError)) throw e;
+  }
+  return { fsid, devices: [meta, data].map(({ name, size }) => ({ name, size })) };
+}
+
+function undo(path: string, meta: BlockDevice, data: BlockDevice): number {
+  const { restored, torn } = applyUndo(path, meta, data);
+  printLine(
+    `${meta.name}: ${formatSize(restored)} were restored` +
+      (torn ? "; the repair had been interrupted before its last write" : ""),
+  );
+  return 0;
+}
+
+/** What a check says while it runs, and at its end. */
+class Display {
+  readonly #output = new Output();
+  readonly #line: ProgressLine | null;
+
+  constructor(private readonly o: FsckOptions) {
+    this.#line = o.progress || Deno.stderr.isTerminal() ? new ProgressLine() : null;
+  }
+
+  checkOptions(): CheckOptions {
+    const { o } = this, line = this.#line;
+    return {
+      ...(o.memory === undefined ? {} : { memory: o.memory }),
+      ...(o.tempDir === undefined ? {} : { tempDir: o.tempDir }),
+      onProblem: (p) =>
+        this.#write(o.json ? problemJson(p) : `${p.severity}: ${p.message} [${p.code}]\n`),
+      ...(line === null ? {} : { onProgress: (p: Progress) => line.show(p) }),
+    };
+  }
+
+  note(line: string): void {
+    this.#write(this.o.json ? JSON.stringify({ record: "mended", line }) + "\n" : `${line}\n`);
+  }
+
+  ask(code: ProblemCode, count: number): boolean {
+    this.#line?.clear();
+    const { how, mending } = PROBLEMS[code];
+    const risk = mending === "lossy" ? " This may lose information." : "";
+    return confirm(`${code}${count > 1 ? ` (${count} times)` : ""}: ${how}${risk} Do it?`);
+  }
+
+  end(name: string, report: Report): void {
+    this.#line?.clear();
+    printLine(this.o.json ? summaryJson(report) : summaryText(name, report));
+  }
+
+  #write(text: string): void {
+    this.#line?.clear();
+    this.#output.write(text);
+    this.#output.flush();
+  }
 }
 
 const plain = (_: string, value: unknown): unknown =>

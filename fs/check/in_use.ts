@@ -40,3 +40,16 @@ export function evidenceOfUse(meta: Device): string[] {
   }
   return reasons;
 }
+
+/** Mounts whose quorum service may be running, by the blocks of the slots. */
+export function runningMounts(meta: Device): bigint[] {
+  const rids: bigint[] = [];
+  const sb = SuperBlock.at(readRawSuper(meta));
+  const block = meta.allocBuffer(SM_SIZE);
+  for (const slot of sb.qconf.presentSlots()) {
+    meta.read(block, (QUORUM_BLKNO + slot) * SM_SIZE);
+    if (rawU64(viewOf(block), 40) <= rawU64(viewOf(block), 240)) continue;
+    rids.push(QuorumBlock.at(block).events(QUORUM_EVENT_BEGIN).rid);
+  }
+  return rids;
+}

@@ -24,6 +24,7 @@ import { Fixers } from "./fixers.ts";
 import { ItemPatch, parseKey } from "./item_patch.ts";
 import { Round } from "./round.ts";
 import { type ServerTree, ServerTrees } from "./server_trees.ts";
+import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
 import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
@@ -101,7 +102,14 @@ class Repair {
         stopped,
       });
       if (result.cx === null || result.items === null) return done();
-      if (isSound(after) && !needsRecovery(result)) return done();
+      if (isSound(after) && !needsRecovery(result)) {
+        if (!after.cleanlyUnmounted) {
+          for (const slot of closeSlots(this.meta)) {
+            this.options.log?.(`quorum slot ${slot} was marked as ended`);
+          }
+        }
+        return done();
+      }
       const state = JSON.stringify([...after.counts]);
       if (n > MAX_ROUNDS || state === last) {
         stopped = "mending did not change anything any more";
@@ -149,6 +157,11 @@ class Repair {
       complete: !findings.incomplete && !lostParent && !rootLost,
       conflicts: findings.conflicts,
     });
+    for (const slot of quorumSlots(allowed)) {
+      resetSlot(this.meta, cx.sb.hdr.fsid, slot);
+      this.options.log?.(`the quorum block of slot ${slot} was replaced by an empty one`);
+      round.changed = true;
+    }
     const servers = new ServerTrees(round);
     if (servers.recover()) {
       this.#recovered = true;
@@ -334,6 +347,11 @@ function needsRecovery({ items }: CheckResult): boolean {
     items.logTrees.some(({ lt }) => !lt.isFinalized) || items.mounted.length > 0 ||
     items.compactions.some(({ busy }) => busy) || items.merge.requests.length > 0
   );
+}
+
+function quorumSlots(problems: readonly Problem[]): Set<number> {
+  const bad = problems.filter(({ code }) => code === "quorum-block" || code === "quorum-event");
+  return new Set(bad.map(({ values }) => Number(values["slot"])));
 }
 
 /** Writing the allocators anew is all that these need. */

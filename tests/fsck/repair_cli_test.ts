@@ -1,0 +1,57 @@
+/** `scoutfs fsck` on image files: -p, -y, --undo, --undo-apply and their exit statuses. */
+
+import assert from "node:assert/strict";
+import { openDevice } from "../../fs/sys/device.ts";
+import { healthyVolume, Surgeon } from "./repair_support.ts";
+
+const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
+const text = (b: Uint8Array): string => new TextDecoder().decode(b);
+
+async function fsck(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", MAIN, "fsck", ...args],
+    stdin: "null",
+  }).output();
+  return { code, out: text(stdout), err: text(stderr) };
+}
+
+Deno.test("fsck: mends, undoes, and says so with its exit status", async () => {
+  const dir = await Deno.makeTempDir();
+  try {
+    const meta = `${dir}/meta`, data = `${dir}/data`, undo = `${dir}/undo`;
+    const v = await healthyVolume();
+    await Deno.writeFile(meta, v.meta.toImage());
+    await Deno.writeFile(data, v.data.toImage());
+    assert.equal((await fsck("-n", meta, data)).code, 0);
+    assert.equal((await fsck("-p", meta, data)).code, 0);
+    assert.deepEqual(await Deno.readFile(meta), v.meta.toImage(), "a sound volume is not written");
+
+    const dev = openDevice(meta, { write: true });
+    const s = new Surgeon(dev);
+    s.editSuper((sb) => sb.dataAlloc.totalLen += 7);
+    s.editInode(v.inos.get("file3")!, (i) => i.mode = 0o170644);
+    dev.close();
+    const damaged = await Deno.readFile(meta);
+
+    assert.equal((await fsck("-n", meta, data)).code, 4);
+    assert.deepEqual(await Deno.readFile(meta), damaged, "-n writes nothing");
+    const preened = await fsck("-p", "--undo", undo, meta, data);
+    assert.equal(preened.code, 1 | 4, preened.out + preened.err);
+    assert.match(preened.out, /extent-total/);
+    assert.equal((await fsck("-y", "--undo", undo, meta, data)).code, 8, "undo files are kept");
+    const mended = await fsck("-y", "--undo", `${undo}2`, meta, data);
+    assert.equal(mended.code, 1, mended.out + mended.err);
+    assert.equal((await fsck("-n", meta, data)).code, 0);
+
+    for (const file of [`${undo}2`, undo]) {
+      const applied = await fsck("--undo-apply", file, meta, data);
+      assert.equal(applied.code, 0, applied.err);
+    }
+    assert.deepEqual(await Deno.readFile(meta), damaged, "all bytes are back");
+    assert.deepEqual(await Deno.readFile(data), v.data.toImage());
+    assert.equal((await fsck("--undo-apply", undo, data, meta)).code, 8, "swapped devices");
+    assert.equal((await fsck("-p", "-y", meta, data)).code, 16);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
