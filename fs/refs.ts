@@ -176,11 +176,6 @@ export class InodeRefs {
     }
   }
 
-  /** Calls `visit` for every inode in use, in no order; `visit` must not change the counts. */
-  forEach(visit: (ino: number) => void): void {
-    for (const ino of this.#inos) if (ino !== 0) visit(ino);
-  }
-
   /** Forgets every reference, as at the kernel's DESTROY; unlinked inodes are reported. */
   forgetAll(): void {
     const unlinked: number[] = [];

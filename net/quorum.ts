@@ -29,9 +29,6 @@ export const ELECTION_TIMEOUT_MS = 250;
 /** Uniform random milliseconds 0 … 99 are added to every election timeout. */
 export const ELECTION_JITTER_MS = 100;
 export const HEARTBEAT_INTERVAL_MS = 100;
-export const DEFAULT_HEARTBEAT_TIMEOUT_MS = 10_000;
-export const MIN_HEARTBEAT_TIMEOUT_MS = 2_000;
-export const MAX_HEARTBEAT_TIMEOUT_MS = 60_000;
 
 export type Role = "follower" | "candidate" | "leader";
 export type ServerState = "down" | "starting" | "up" | "stopping";

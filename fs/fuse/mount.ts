@@ -17,7 +17,19 @@ import {
   strerror,
 } from "../../format/errno.ts";
 import { FsError } from "../errors.ts";
-import { addressOf, cString, errno, libc, libcNonblocking, MNT_DETACH } from "../sys/libc.ts";
+import {
+  addressOf,
+  cString,
+  errno,
+  F_GETFL,
+  F_SETFL,
+  libc,
+  libcNonblocking,
+  MNT_DETACH,
+  O_CLOEXEC,
+  O_NONBLOCK,
+  O_RDWR,
+} from "../sys/libc.ts";
 
 export interface MountRequest {
   mountpoint: string;
@@ -67,7 +79,7 @@ export function checkMountable(mountpoint: string): void {
   if (mountTable().some((m) => m.target === real)) {
     throw new FsError(EBUSY, `mount point ${mountpoint}: something is mounted there already`);
   }
-  const fd = libc.open(cString("/dev/fuse"), 0o2000002, 0);
+  const fd = libc.open(cString("/dev/fuse"), O_RDWR | O_CLOEXEC, 0);
   if (fd < 0) {
     const code = errno();
     const hint = code === ENOENT || code === ENODEV
@@ -230,6 +242,6 @@ function newSession(libfuse: Libfuse, argv: readonly string[]): Deno.PointerObje
 }
 
 function setNonblocking(fd: number): void {
-  const flags = libc.fcntl(fd, 3, 0);
-  libc.fcntl(fd, 4, flags | 0o4000);
+  const flags = libc.fcntl(fd, F_GETFL, 0);
+  libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }

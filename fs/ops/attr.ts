@@ -24,19 +24,10 @@ import { dropCapability } from "./xattr.ts";
 const ALL_PERMISSIONS = 0o7777;
 /** The inode's own and its index items. */
 const SETATTR_ITEMS = 5;
-const SECTORS_PER_BLOCK = 8;
-
-/** st_blksize. */
-export const BLOCK_SIZE = 4096;
 
 /** The inode's fields, valid until the run ends. ENOENT when the inode is gone. */
 export function getattr(op: Op, fs: Fs, ino: number): Inode {
   return readInode(op, fs, ino).inode;
-}
-
-/** st_blocks: 512-byte units; offline blocks count, unwritten ones do not (02 §3.2). */
-export function stBlocks(inode: Inode): number {
-  return (inode.onlineBlocks + inode.offlineBlocks) * SECTORS_PER_BLOCK;
 }
 
 export interface Time {

@@ -222,7 +222,6 @@ export function allocDetail(fs: Fs, rq: IoctlRequest): IoctlReply {
  * flags of linux/fiemap.h) and returns how many.
  */
 export const IOC_PRIVATE_FIEMAP = 0x4020e880;
-export const PRIVATE_FIEMAP_EXTENT_BYTES = 32;
 
 export async function getFiemap(fs: Fs, rq: IoctlRequest): Promise<IoctlReply> {
   const arg = argument(rq, PrivateFiemap);

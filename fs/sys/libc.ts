@@ -136,14 +136,12 @@ export function addressOf(buf: Uint8Array): bigint {
 // O_DIRECT.
 export const O_RDONLY = 0;
 export const O_RDWR = 2;
-export const O_CREAT = 0o100;
 export const O_EXCL = 0o200;
 export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
-export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const POLLIN = 1;
@@ -152,5 +150,4 @@ export const POLLERR = 8;
 export const POLLHUP = 16;
 export const CLOCK_REALTIME = 0;
 export const CLOCK_MONOTONIC = 1;
-export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;

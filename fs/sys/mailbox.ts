@@ -4,7 +4,7 @@
  */
 
 import { assert } from "../errors.ts";
-import { closeFd, libc, O_CLOEXEC, O_NONBLOCK, POLLIN, sysError } from "./libc.ts";
+import { libc, O_CLOEXEC, O_NONBLOCK, POLLIN, sysError } from "./libc.ts";
 import type { SystemReactor } from "./reactor.ts";
 
 const PIPE_BUF = 4096;
@@ -20,11 +20,6 @@ export function openMailbox(): Mailbox {
   const bytes = new Uint8Array(fds.buffer);
   if (libc.pipe2(bytes, O_CLOEXEC | O_NONBLOCK) !== 0) throw sysError("pipe");
   return { readFd: fds[0] ?? -1, writeFd: fds[1] ?? -1 };
-}
-
-export function closeMailbox(box: Mailbox): void {
-  closeFd(box.readFd);
-  closeFd(box.writeFd);
 }
 
 const encoder = new TextEncoder();
