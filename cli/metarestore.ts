@@ -88,7 +88,9 @@ function openTarget(path: string, bytes: number, force: boolean, made: string[])
     dev.close();
     throw new FsError(
       EEXIST,
-      `${path}: appears to contain ${found.type} (${found.kind}): -f overwrites it`,
+      `${path}: appears to contain a ${found.type} ${
+        found.kind === "scoutfs" ? "filesystem" : found.kind
+      }: -f overwrites it`,
     );
   }
   if (isFile && !made.includes(path)) {

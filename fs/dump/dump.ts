@@ -17,6 +17,7 @@ import {
   SM_SIZE,
   SUPER_BLKNO,
 } from "../../format/constants.ts";
+import { blockCrcOk } from "../../format/crc32c.ts";
 import { EINVAL } from "../../format/errno.ts";
 import { SuperBlock } from "../../format/super.ts";
 import type { Device } from "../device.ts";
@@ -68,6 +69,8 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
       throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
     }
     options.warn(`${meta.name}: the super block is damaged`);
+  } else if (!sb.isMetaDev && blockCrcOk(fixed.subarray(0, SM_SIZE))) {
+    throw new FsError(EINVAL, `${meta.name}: this is a data device, not a metadata device`);
   }
   const fsid = sb.hdr.fsid;
   const obscurer = options.obscure === undefined ? null : new Obscurer(options.obscure);
