@@ -57,7 +57,7 @@ async function withMount(content: Uint8Array, body: (bed: Bed) => Promise<void>)
     const part = content.subarray(offset, offset + size);
     const buffer = session.takeData(req, part.length);
     buffer.set(part);
-    req.data = buffer.subarray(0, part.length);
+    req.parts.add(buffer.subarray(0, part.length));
     return 0;
   };
   handlers[abi.WRITE] = (req) => {
@@ -145,7 +145,7 @@ test("a parked request is answered later, others meanwhile", async () => {
       assert.throws(() => req.u64(8), "a parked request gave its input back");
       const buffer = session.takeData(req, 10);
       buffer.fill(66);
-      req.data = buffer.subarray(args[0] as number, 10);
+      req.parts.add(buffer.subarray(args[0] as number, 10));
       return 0;
     };
     const slow = sh(`cat ${dir}/hello`);
