@@ -197,7 +197,9 @@ export class DumpReader {
   ): void {
     let raw: Uint8Array;
     try {
-      raw = zstdDecompressSync(packed, { maxOutputLength: MAX_FRAME });
+      const unpacked = zstdDecompressSync(packed, { maxOutputLength: MAX_FRAME });
+      // Not as a Buffer, whose slice() does not copy.
+      raw = new Uint8Array(unpacked.buffer, unpacked.byteOffset, unpacked.length);
     } catch (e) {
       throw this.#broken(
         `cannot be unpacked at byte ${start}: ${e instanceof Error ? e.message : e}`,
