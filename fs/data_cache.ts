@@ -159,21 +159,21 @@ export class DataCache {
     if (this.#slots.size === 0) return;
     const first = Math.floor(blkno / CHUNK_BLOCKS);
     const last = Math.floor((blkno + len - 1) / CHUNK_BLOCKS);
+    let emptied = -1;
     if (last - first > this.#slots.size) {
       for (const [chunk, slot] of this.#slots) {
-        if (chunk >= first && chunk <= last) this.#forgetIn(slot, chunk, blkno, len);
+        if (chunk < first || chunk > last) continue;
+        if (this.#forgetIn(slot, chunk, blkno, len) && emptied < 0) emptied = slot;
       }
-      return;
+    } else {
+      for (let chunk = first; chunk <= last; chunk++) {
+        const slot = this.#slots.get(chunk);
+        if (slot === undefined) continue;
+        if (this.#forgetIn(slot, chunk, blkno, len) && emptied < 0) emptied = slot;
+      }
     }
-    for (let chunk = first; chunk <= last; chunk++) {
-      const slot = this.#slots.get(chunk);
-      if (slot !== undefined) this.#forgetIn(slot, chunk, blkno, len);
-    }
-  }
-
-  /** The kernel forgot the inode: nobody reads it. */
-  forgetStream(ino: number): void {
-    this.#streams.delete(ino);
+    // Memory that is of no use goes first; what a file had mostly lies together.
+    if (emptied >= 0) this.#hand = emptied;
   }
 
   /** Blocks that reads would find here, whatever their grant. */
@@ -183,12 +183,16 @@ export class DataCache {
     return n;
   }
 
-  #forgetIn(slot: number, chunk: number, blkno: number, len: number): void {
+  /** Whether nothing is left of the chunk. */
+  #forgetIn(slot: number, chunk: number, blkno: number, len: number): boolean {
     const base = chunk * CHUNK_BLOCKS;
     const from = Math.max(blkno - base, 0);
     const mask = maskOf(from, Math.min(blkno + len - base, CHUNK_BLOCKS) - from);
     this.#valid[slot]! &= ~mask;
     this.#stale[slot]! |= this.#loading[slot]! & mask;
+    if (this.#valid[slot] !== 0) return false;
+    this.#used[slot] = 0;
+    return true;
   }
 
   /** The slot of a chunk, for a reader under `grant`. */

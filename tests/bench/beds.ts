@@ -26,13 +26,22 @@ export function must(command: string, args: string[], cwd?: string): string {
 }
 
 /** A tmpfs of its own. */
-export function tmpfs(): { path: string; close(): void } {
+export function tmpfs(): { path: string; close(): Promise<void> } {
   const path = Deno.makeTempDirSync({ prefix: "scoutfs-bench-" });
   must("mount", ["-t", "tmpfs", "-o", "size=12g", "tmpfs", path]);
   return {
     path,
-    close() {
-      must("umount", [path]);
+    async close() {
+      // A loop device lets go of its file when its last user, a server that is ending, does.
+      for (let tries = 0;; tries++) {
+        try {
+          must("umount", [path]);
+          break;
+        } catch (e) {
+          if (tries === 300) throw e;
+          await new Promise((resolve) => setTimeout(resolve, 100));
+        }
+      }
       Deno.removeSync(path);
     },
   };

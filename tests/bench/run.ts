@@ -154,5 +154,5 @@ try {
   }
 } finally {
   for (const bed of all.toReversed()) await bed.close();
-  store.close();
+  await store.close();
 }
