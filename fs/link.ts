@@ -3,6 +3,14 @@
 /** Requests to the server and requests of the server (04 §11, §19). Payloads are copied. */
 export interface ServerLink {
   /**
+   * The server that is or was connected last runs in this process: it is this implementation, on the
+   * same devices. So it takes COMMIT_LOG_TREES and GET_LOG_TREES at once (03 §28 point 8), and it
+   * flushes the metadata device, with what this mount wrote to it, before its super write. If a
+   * request that was submitted while this was true has to go to another server instead, the link
+   * flushes the device first.
+   */
+  readonly ownServer: boolean;
+  /**
    * Resolves with the response's payload (a buffer of its own). Resent over reconnects until
    * answered. Rejects with FsError: the server's errno, or ENOLINK after a forced shutdown.
    */

@@ -8,8 +8,13 @@
  * - Holds are taken only while open, and an operation applies in the same turn of the event loop, so
  *   everything a commit finds belongs together. Items do not change from "writing" to the next
  *   "open"; reading goes on.
- * - Order on the devices: file data, metadata blocks, a flush of both, then COMMIT_LOG_TREES. The
- *   server's stable super is the commit point (03 §2 R3).
+ * - Order on the devices: file data, metadata blocks, a flush of both, then the super write that is
+ *   the commit point (03 §2 R3), by the server after COMMIT_LOG_TREES. The data device is flushed
+ *   before that message; the metadata device too, unless the server runs in this process
+ *   (`ServerLink.ownServer`): that flushes the same device itself between receiving the message and
+ *   writing the super, and the blocks were written before the message was submitted.
+ * - The next transaction's blocks are used after GET_LOG_TREES is answered, which an own server gets
+ *   together with COMMIT_LOG_TREES, to be done in this order by one server commit (03 §28 point 8).
  * - A transaction cannot be given up: a step that fails is repeated after 2 s, from where it stopped,
  *   until it succeeds or the mount is aborted (ENOLINK).
  * - A hold is only given when the metadata lists can take what the commit will write (`Room`).
@@ -17,7 +22,7 @@
 
 import { CMD_COMMIT_LOG_TREES, CMD_GET_LOG_TREES, CMD_SYNC_LOG_TREES } from "../format/wire.ts";
 import { FormatError } from "../format/bytes.ts";
-import { ENOLINK } from "../format/errno.ts";
+import { EIO, ENOLINK } from "../format/errno.ts";
 import { LogTrees } from "../format/log_trees.ts";
 import { type BlockCache, BlockWriter } from "./block_cache.ts";
 import { setBloom } from "./bloom.ts";
@@ -327,7 +332,7 @@ export class Trans {
     if (this.#state === "none" || this.#state === "dead") return;
     // One that is under way may have begun before the last change.
     while (this.#cycle !== null) await this.#cycle.opened.promise;
-    await this.#start().opened.promise;
+    for (let c: Cycle | null = this.#start(); c !== null; c = this.#cycle) await c.opened.promise;
     this.#clearDeadline();
     this.#state = "none";
   }
@@ -396,13 +401,10 @@ export class Trans {
       while (!this.#writer.writeSlice(WRITE_CHUNK_BLOCKS)) await this.#slice();
     });
     if (!idle) await this.#step("flushing the data device", () => env.data.flush());
-    if (wrote) await this.#step("flushing the metadata device", () => env.meta.flush());
-
-    const message = lt.bytes.slice();
-    await this.#step(
-      "COMMIT_LOG_TREES",
-      async () => void await env.link.request(CMD_COMMIT_LOG_TREES, message),
-    );
+    if (wrote && !env.link.ownServer) {
+      await this.#step("flushing the metadata device", () => env.meta.flush());
+    }
+    let { opened } = await this.#step("COMMIT_LOG_TREES", () => this.#commitLogTrees(lt));
     // Whatever was read before may lack what is evicted from now on.
     env.roots.forget();
     cycle.durable.pass();
@@ -410,9 +412,13 @@ export class Trans {
     this.#state = "reopening";
     cycle.clean.pass();
 
-    let next: LogTrees | null = null;
-    await this.#step("GET_LOG_TREES", async () => void (next = await this.#getLogTrees()));
-    assert(next !== null, "a transaction without a log tree");
+    const next = await this.#step("GET_LOG_TREES", async () => {
+      const asked = opened ?? this.#getLogTrees();
+      opened = null;
+      const lt = await asked;
+      // A server that took the two requests in the other order told of the transaction that ends.
+      return this.#follows(lt) ? lt : await this.#getLogTrees();
+    });
     this.#install(next);
     this.#cycle = null;
     this.#commits++;
@@ -442,14 +448,14 @@ export class Trans {
   }
 
   /** Runs a step of the commit until it succeeds. */
-  async #step(what: string, run: () => void | Promise<void>): Promise<void> {
+  async #step<T>(what: string, run: () => T | Promise<T>): Promise<T> {
     for (;;) {
       this.#checkAlive();
       try {
         const done = run();
-        if (done !== undefined) await done;
+        const result = done instanceof Promise ? await done : done;
         this.#checkAlive();
-        return;
+        return result;
       } catch (e) {
         this.#checkAlive();
         if (e instanceof AssertionError || !(e instanceof FsError)) throw e;
@@ -473,6 +479,39 @@ export class Trans {
     if (clock.now() < this.#sliceEnd) return;
     await sleep(clock, 0);
     this.#sliceEnd = clock.now() + SLICE_MS;
+  }
+
+  /**
+   * COMMIT_LOG_TREES; resolves when the commit is durable. An own server gets GET_LOG_TREES right
+   * behind it and makes both stable in one commit; `opened` is the promise of its answer. Not when
+   * space is low: then the server's commit between the two brings freed blocks nearer to reuse.
+   */
+  async #commitLogTrees(lt: LogTrees): Promise<{ opened: Promise<LogTrees> | null }> {
+    const { link } = this.env;
+    const paired = link.ownServer && !lt.metaAvail.isLow && !lt.dataAvail.isLow;
+    const committed = link.request(CMD_COMMIT_LOG_TREES, lt.bytes);
+    if (!paired) {
+      await committed;
+      return { opened: null };
+    }
+    const opened = this.#getLogTrees();
+    opened.catch(() => {}); // Looked at below, or in the next step.
+    try {
+      await committed;
+    } catch (e) {
+      // Sent again, it is refused once the transaction behind it was opened (03 §15.3). The other
+      // answer then shows the tree as it is stable. (A server that finalizes it before it answers
+      // would leave that open: merging, when it comes, must not do so behind a COMMIT.)
+      if (errnoOf(e) !== EIO) throw e;
+      const next = await opened;
+      if (next.nr !== lt.nr || next.commitTransSeq !== lt.getTransSeq) throw e;
+    }
+    return { opened };
+  }
+
+  /** Does the server's answer open a transaction behind the one that ends? */
+  #follows(next: LogTrees): boolean {
+    return next.getTransSeq > this.#seq;
   }
 
   async #getLogTrees(): Promise<LogTrees> {

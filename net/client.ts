@@ -6,7 +6,8 @@
  * Invariants: nothing is sent on a socket before its greeting was answered; fsid and format version
  * are checked on the device before connecting (H1); every handler and completion of the old socket
  * has returned before the next attempt begins, since all of them run synchronously (§28, 18);
- * responses to requests of a former server are dropped (H8).
+ * responses to requests of a former server are dropped (H8). Nothing is sent to a server outside of
+ * this process before the metadata device was flushed, see `ServerLink.ownServer`.
  */
 
 import { FormatError } from "../format/bytes.ts";
@@ -46,8 +47,8 @@ export interface ClientEnv {
   readonly fsid: bigint;
   readonly fmtVers: number;
   readonly rid: bigint;
-  /** Whether this mount has a quorum slot. */
-  readonly quorumMember: boolean;
+  /** This mount's quorum slot; negative: none. */
+  readonly slot: number;
   /** Mount option `tcp_keepalive_timeout_ms`. */
   readonly keepaliveMs: number;
   readonly gate: Gate;
@@ -69,6 +70,9 @@ export class ClientConnection implements ServerLink {
   #state: ClientState = "idle";
   /** Term of the last server that accepted a greeting; 0: none yet. */
   #serverTerm = 0;
+  #ownServer = false;
+  /** Slot of the leader that is being connected. */
+  #leaderSlot = -1;
   #delay = RETRY_DELAY_MS;
   #stream: Stream | null = null;
   #reader: FrameReader | null = null;
@@ -91,6 +95,10 @@ export class ClientConnection implements ServerLink {
 
   get state(): ClientState {
     return this.#state;
+  }
+  /** See ServerLink. Whoever leads in this mount's slot is this process: there is one per slot. */
+  get ownServer(): boolean {
+    return this.#ownServer;
   }
   get serverTerm(): number {
     return this.#serverTerm;
@@ -209,17 +217,18 @@ export class ClientConnection implements ServerLink {
     if (this.#state === "closed") return stream.close();
     this.#state = "greeting";
     this.#stream = stream;
+    this.#leaderSlot = leader.slot;
     const reader = new FrameReader("client", (h, payload) => this.#frame(h, payload));
     this.#reader = reader;
     stream.onData = (bytes) => this.#guard(stream, () => reader.feed(bytes));
     stream.onClose = (why) => this.#lost(stream, why);
-    const { fsid, fmtVers, rid, quorumMember, log } = this.#env;
+    const { fsid, fmtVers, rid, slot, log } = this.#env;
     const greeting = Greeting.alloc();
     greeting.fsid = fsid;
     greeting.fmtVers = fmtVers;
     greeting.serverTerm = this.#serverTerm;
     greeting.rid = rid;
-    greeting.flags = (quorumMember ? GREETING_FLAG_QUORUM : 0) |
+    greeting.flags = (slot >= 0 ? GREETING_FLAG_QUORUM : 0) |
       (this.#farewell !== null ? GREETING_FLAG_FAREWELL : 0);
     const { seq, id } = this.#connection.takeGreetingNumbers();
     stream.send(encodeFrame(seq, id, CMD_GREETING, false, 0, greeting.bytes));
@@ -261,6 +270,9 @@ export class ClientConnection implements ServerLink {
       this.#env.log(`accepted by the server of term ${g.serverTerm}`);
     }
     this.#serverTerm = g.serverTerm;
+    this.#ownServer = this.#leaderSlot === this.#env.slot;
+    // What was submitted to the own server may tell of blocks that were left to it to flush.
+    if (!this.#ownServer) this.#env.device.flush();
     this.#delay = 0;
     this.#lastTrouble = "";
     this.#state = "active";

@@ -41,7 +41,7 @@ runWorker<ToFs>((context) => {
     fsid: init.fsid,
     fmtVers: volume.fmtVers,
     rid: init.rid,
-    quorumMember: init.options.quorumSlotNr >= 0,
+    slot: init.options.quorumSlotNr,
     keepaliveMs: init.options.tcpKeepaliveTimeoutMs,
     gate,
     log,

@@ -25,6 +25,7 @@ type Handler = (payload: Uint8Array, respond: (payload: Uint8Array) => void) => 
 
 /** A server of the test's own: it sees requests and answers them when told. */
 class Wire implements ServerLink {
+  readonly ownServer = false;
   readonly sent: { msg: NetLock; complete: (errno: number, payload: Uint8Array) => void }[] = [];
   readonly #handlers = new Map<number, Handler>();
   #seq = 100;

@@ -77,43 +77,49 @@ function noting(dev: MemDevice, log: string[]): Device {
   };
 }
 
-Deno.test("commit: data, then metadata, flushes, then the messages", async () => {
-  const cluster = await LocalCluster.make();
-  const log: string[] = [];
-  const m = await mount(cluster, {
-    meta: noting(cluster.meta, log),
-    data: noting(cluster.data, log),
+const whose = (own: boolean) => own ? "own server" : "another server";
+
+for (const ownServer of [false, true]) {
+  Deno.test(`commit: data, then metadata, flushes, then the messages (${whose(ownServer)})`, async () => {
+    const cluster = await LocalCluster.make();
+    cluster.ownServer = ownServer;
+    const log: string[] = [];
+    const m = await mount(cluster, {
+      meta: noting(cluster.meta, log),
+      data: noting(cluster.data, log),
+    });
+    const { fs, link } = m;
+    const submit = link.submit.bind(link);
+    link.submit = (cmd, payload, complete) => {
+      log.push(CMD_NAMES[cmd]!);
+      submit(cmd, payload, complete);
+    };
+    let unwritten = 1;
+    fs.trans.beforeCommit({
+      dirty: () => unwritten > 0,
+      write: () => {
+        if (unwritten-- > 0) fs.data.write(fs.data.allocBuffer(4096), 1 << 20);
+      },
+    });
+    await put(m, 1, new Uint8Array(10));
+    log.length = 0;
+    await fs.trans.commit();
+    const short = log.filter((line, i) => line !== log[i - 1]);
+    assert.deepEqual(short, [
+      "data write",
+      "meta write",
+      "data flush",
+      // The own server flushes what both have written.
+      ...(ownServer ? [] : ["meta flush"]),
+      CMD_NAMES[CMD_COMMIT_LOG_TREES],
+      CMD_NAMES[CMD_GET_LOG_TREES],
+    ]);
+    log.length = 0;
+    await fs.trans.commit();
+    assert.deepEqual(log, [CMD_NAMES[CMD_COMMIT_LOG_TREES], CMD_NAMES[CMD_GET_LOG_TREES]]);
+    await unmount(cluster, m);
   });
-  const { fs, link } = m;
-  const submit = link.submit.bind(link);
-  link.submit = (cmd, payload, complete) => {
-    log.push(CMD_NAMES[cmd]!);
-    submit(cmd, payload, complete);
-  };
-  let unwritten = 1;
-  fs.trans.beforeCommit({
-    dirty: () => unwritten > 0,
-    write: () => {
-      if (unwritten-- > 0) fs.data.write(fs.data.allocBuffer(4096), 1 << 20);
-    },
-  });
-  await put(m, 1, new Uint8Array(10));
-  log.length = 0;
-  await fs.trans.commit();
-  const short = log.filter((line, i) => line !== log[i - 1]);
-  assert.deepEqual(short, [
-    "data write",
-    "meta write",
-    "data flush",
-    "meta flush",
-    CMD_NAMES[CMD_COMMIT_LOG_TREES],
-    CMD_NAMES[CMD_GET_LOG_TREES],
-  ]);
-  log.length = 0;
-  await fs.trans.commit();
-  assert.deepEqual(log, [CMD_NAMES[CMD_COMMIT_LOG_TREES], CMD_NAMES[CMD_GET_LOG_TREES]]);
-  await unmount(cluster, m);
-});
+}
 
 /** A link whose next requests of a command fail, or are executed but answered with an error. */
 function flaky(link: ServerLink, plan: { cmd: number; execute: boolean }[]): void {
@@ -128,55 +134,60 @@ function flaky(link: ServerLink, plan: { cmd: number; execute: boolean }[]): voi
   };
 }
 
-Deno.test("a failing step of a commit is repeated alone: totals count once", async () => {
-  for (let step = 0; step < 7; step++) {
-    const cluster = await LocalCluster.make({ seed: step + 1 });
-    const m = await mount(cluster);
-    const { fs } = m;
-    const key = xattrTotlKey(1n, 2n, 3n);
-    const totl = (op: Op) => fs.items.delta(op, fs.locks.totl(), key, 5n, 1n);
-    // A first commit, so that the second one adds to what is in the log tree.
-    await put(m, 0, new Uint8Array(3), totl);
-    await fs.trans.commit();
-    for (let n = 1; n < 300; n++) await put(m, n, new Uint8Array(100).fill(n), totl);
-    const plan: { cmd: number; execute: boolean }[] = [];
-    flaky(m.link, plan);
-    if (step === 0) cluster.meta.inject({ op: "write", kind: "fail", nth: 0 });
-    if (step === 1) cluster.meta.inject({ op: "write", kind: "short", nth: 1 });
-    if (step === 2) cluster.meta.inject({ op: "flush", kind: "fail", nth: 0 });
-    if (step === 3) cluster.data.inject({ op: "flush", kind: "fail", nth: 0 });
-    if (step === 4) plan.push({ cmd: CMD_COMMIT_LOG_TREES, execute: false });
-    if (step === 5) plan.push({ cmd: CMD_COMMIT_LOG_TREES, execute: true });
-    if (step === 6) {
-      plan.push({ cmd: CMD_GET_LOG_TREES, execute: true });
-      plan.push({ cmd: CMD_GET_LOG_TREES, execute: false });
+for (const ownServer of [false, true]) {
+  Deno.test(`a failing step of a commit is repeated alone: totals count once (${whose(ownServer)})`, async () => {
+    for (let step = 0; step < 7; step++) {
+      const cluster = await LocalCluster.make({ seed: step + 1 });
+      cluster.ownServer = ownServer;
+      const m = await mount(cluster);
+      const { fs } = m;
+      const key = xattrTotlKey(1n, 2n, 3n);
+      const totl = (op: Op) => fs.items.delta(op, fs.locks.totl(), key, 5n, 1n);
+      // A first commit, so that the second one adds to what is in the log tree.
+      await put(m, 0, new Uint8Array(3), totl);
+      await fs.trans.commit();
+      for (let n = 1; n < 300; n++) await put(m, n, new Uint8Array(100).fill(n), totl);
+      const plan: { cmd: number; execute: boolean }[] = [];
+      flaky(m.link, plan);
+      if (step === 0) cluster.meta.inject({ op: "write", kind: "fail", nth: 0 });
+      if (step === 1) cluster.meta.inject({ op: "write", kind: "short", nth: 1 });
+      if (step === 2) cluster.meta.inject({ op: "flush", kind: "fail", nth: 0 });
+      if (step === 3) cluster.data.inject({ op: "flush", kind: "fail", nth: 0 });
+      if (step === 4) plan.push({ cmd: CMD_COMMIT_LOG_TREES, execute: false });
+      if (step === 5) plan.push({ cmd: CMD_COMMIT_LOG_TREES, execute: true });
+      if (step === 6) {
+        plan.push({ cmd: CMD_GET_LOG_TREES, execute: true });
+        plan.push({ cmd: CMD_GET_LOG_TREES, execute: false });
+      }
+      let done = false;
+      const commit = fs.trans.commit().then(() => done = true);
+      await settle();
+      // The answer that the next transaction is open says that a commit refused before it is stable.
+      const told = ownServer && step === 5;
+      assert.equal(done, told, `step ${step} was to fail`);
+      // Reading goes on, changing waits.
+      const blocked = put(m, 7, new Uint8Array(1));
+      assert.equal(blocked instanceof Promise, !told);
+      await cluster.timers.advance(6500);
+      await commit;
+      await blocked;
+      assert.ok(
+        (told || m.lines.length >= 1) && m.lines.every((l) => l.includes("trying again")),
+        `${m.lines}`,
+      );
+      await unmount(cluster, m);
+      const cache = new BlockCache(cluster.meta, cluster.store.fsid, { random: cluster.random });
+      const items = collectItems(cache, cluster.superBlock());
+      const total = items.find((i) => i.key.equals(key));
+      assert.ok(total !== undefined);
+      const val = XattrTotlVal.at(total.val);
+      assert.equal(`${val.total} ${val.count}`, "1500 300", `step ${step}`);
+      assert.equal(items.filter((i) => i.key.type === testKey(INO, 0).type).length, 300);
+      assert.deepEqual(checkOwnership(cluster.meta).problems, []);
+      cluster.stop();
     }
-    let done = false;
-    const commit = fs.trans.commit().then(() => done = true);
-    await settle();
-    assert.equal(done, false, `step ${step} was to fail`);
-    // Reading goes on, changing waits.
-    const blocked = put(m, 7, new Uint8Array(1));
-    assert.ok(blocked instanceof Promise);
-    await cluster.timers.advance(6500);
-    await commit;
-    await blocked;
-    assert.ok(
-      m.lines.length >= 1 && m.lines.every((l) => l.includes("trying again")),
-      `${m.lines}`,
-    );
-    await unmount(cluster, m);
-    const cache = new BlockCache(cluster.meta, cluster.store.fsid, { random: cluster.random });
-    const items = collectItems(cache, cluster.superBlock());
-    const total = items.find((i) => i.key.equals(key));
-    assert.ok(total !== undefined);
-    const val = XattrTotlVal.at(total.val);
-    assert.equal(`${val.total} ${val.count}`, "1500 300", `step ${step}`);
-    assert.equal(items.filter((i) => i.key.type === testKey(INO, 0).type).length, 300);
-    assert.deepEqual(checkOwnership(cluster.meta).problems, []);
-    cluster.stop();
-  }
-});
+  });
+}
 
 /** Block numbers of the leaves of the newest log tree, and its test items' versions. */
 function logTree(cluster: LocalCluster): { leaves: number[]; seqs: Map<string, number> } {

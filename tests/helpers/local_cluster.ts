@@ -83,7 +83,11 @@ export class LocalLink implements ServerLink, LockHolder, OpenMapPeer {
   #pumping = false;
   reachable = true;
 
-  constructor(private readonly cluster: LocalCluster, readonly rid: bigint) {}
+  constructor(
+    private readonly cluster: LocalCluster,
+    readonly rid: bigint,
+    readonly ownServer: boolean,
+  ) {}
 
   request(cmd: number, payload: Uint8Array): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
@@ -184,6 +188,8 @@ export interface ClusterOptions {
 }
 
 export class LocalCluster {
+  /** Do mounts connected from now on take the server for their own process's? */
+  ownServer = true;
   readonly timers = new ManualTimers();
   readonly random: SeededRandom;
   /** Commands that mounts have sent, for counting. */
@@ -260,7 +266,7 @@ export class LocalCluster {
   /** A new mount's link, its mounted-client item stored. */
   async connect(): Promise<LocalLink> {
     const rid = this.random.u64() ^ (this.#nextRid++ << 1n);
-    const link = new LocalLink(this, rid);
+    const link = new LocalLink(this, rid, this.ownServer);
     await this.store.insertMountedClient(rid, InetAddr.alloc(), true);
     this.#links.set(rid, link);
     this.maps.addClient(link);

@@ -293,7 +293,7 @@ export class SimNode {
       fsid: FSID,
       fmtVers: FMT_VERS,
       rid: this.rid,
-      quorumMember: slot !== null,
+      slot: slot ?? -1,
       keepaliveMs: 24_000,
       gate: this.gate,
       log,

@@ -327,3 +327,27 @@ Deno.test("open maps: the union of the others, once everybody has greeted", asyn
   const again = OpenInoMap.at(await complete(c, second, "map after reclaim"));
   assert.ok(again.test(0) && !again.test(14));
 });
+
+Deno.test("a server of another process is only told what is flushed; the own one flushes itself", async () => {
+  const c = new SimCluster(31, { slots: 2 });
+  const a = c.node(0);
+  await mounted(c, a);
+  assert.equal(a.client.ownServer, true);
+  const b = c.node(1);
+  let flushes = 0;
+  const flush = b.device.flush.bind(b.device);
+  b.device.flush = () => {
+    assert.notEqual(b.client.state, "active", "flushed before anything is sent");
+    flushes++;
+    flush();
+  };
+  await mounted(c, b);
+  assert.equal(b.client.ownServer, false);
+  assert.equal(flushes, 1);
+  b.device.flush = flush;
+  await complete(c, a.unmount(), "unmounted");
+  await c.world.until(120_000, () => b.client.state === "active" && c.leader === b, "b leads");
+  await complete(c, b.client.request(CMD_GET_LOG_TREES, EMPTY), "log trees");
+  assert.equal(b.client.ownServer, true);
+  await complete(c, b.unmount(), "unmounted");
+});

@@ -75,7 +75,7 @@ Deno.test("a lone node on loopback: elect, greet, commit, leave", async () => {
     fsid: FSID,
     fmtVers: 2,
     rid,
-    quorumMember: true,
+    slot: 0,
     keepaliveMs: 24_000,
     gate,
     log,
