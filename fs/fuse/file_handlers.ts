@@ -54,7 +54,7 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
     const length = Math.min(req.u32(16), abi.MAX_IO);
     const done = read(
       fs,
-      { ino: req.ino, offset: req.u64(8), length, caller: req, id: req.unique },
+      { ino: req.ino, offset: req.u64(8), length, caller: req, id: req.unique, cancel: req.cancel },
       req.parts,
       () => context.takeData(req, length),
     );
@@ -75,6 +75,7 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
       pageWrite,
       caller: req,
       id: req.unique,
+      cancel: req.cancel,
     });
     const put = (n: number): number => {
       // The kernel counts its own times for stores to mappings.

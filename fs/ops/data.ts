@@ -18,7 +18,7 @@ import type { Caller } from "../caller.ts";
 import { assert, DeviceError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { gatherUpdate, type InodeHandle, writeInode } from "../inode.ts";
-import type { Op } from "../op.ts";
+import type { Cancel, Op } from "../op.ts";
 import type { ReadParts } from "../read_parts.ts";
 import { killSuidgidMode } from "./attr.ts";
 import { FileExtents, nextExtent } from "./extent_items.ts";
@@ -55,6 +55,8 @@ export interface ReadRequest {
   length: number;
   caller: Caller;
   id: RequestId;
+  /** Ends waits, for a caller that is being killed. */
+  cancel?: Cancel;
 }
 
 export interface WriteRequest {
@@ -76,6 +78,8 @@ export interface WriteRequest {
   pageWrite: boolean;
   caller: Caller;
   id: RequestId;
+  /** As of a read; what was written until then counts. */
+  cancel?: Cancel;
 }
 
 /** A piece that has to finish an interrupted truncate first. */
@@ -99,7 +103,7 @@ export function read(
   const attempt = () =>
     fs.claims.withShared(
       rq.ino,
-      () => fs.runner.run((op) => readOnce(op, fs, rq, parts, copy), rq.caller),
+      () => fs.runner.run((op) => readOnce(op, fs, rq, parts, copy), rq.caller, rq.cancel),
     );
   const settle = (r: number | OfflineWait) => {
     if (!(r instanceof OfflineWait)) return r;
@@ -250,12 +254,17 @@ export function write(fs: Fs, rq: WriteRequest): number | Promise<number> {
     r instanceof OfflineWait ? retryAfterWait(fs, rq, WAIT_WRITE, r, attempt) : r;
   const result = attempt();
   const written = result instanceof Promise ? result.then(settle) : settle(result);
-  return rq.sync ? committed(fs, written) : written;
+  return rq.sync ? committed(fs, rq, written) : written;
 }
 
-async function committed(fs: Fs, written: number | Promise<number>): Promise<number> {
+async function committed(
+  fs: Fs,
+  rq: WriteRequest,
+  written: number | Promise<number>,
+): Promise<number> {
   const bytes = await written;
-  await fs.trans.sync();
+  const synced = fs.trans.sync();
+  await (rq.cancel === undefined ? synced : Promise.race([synced, rq.cancel.promise]));
   return bytes;
 }
 
@@ -274,7 +283,7 @@ function writePieces(
   rq: WriteRequest,
 ): number | OfflineWait | Promise<number | OfflineWait> {
   const progress: Progress = { start: rq.offset, done: 0 };
-  const piece = () => fs.runner.run((op) => writePiece(op, fs, rq, progress), rq.caller);
+  const piece = () => fs.runner.run((op) => writePiece(op, fs, rq, progress), rq.caller, rq.cancel);
   const first = piece();
   if (first === rq.data.length) {
     relieve(fs);
