@@ -8,11 +8,13 @@
  * other; all data extents of files are in the space sorter.
  */
 
+import { bytesEqual } from "../../format/bytes.ts";
 import { BloomBlock } from "../../format/bloom.ts";
 import { type BlockBytes, KEY } from "../../format/btree_block.ts";
 import {
   FOREST_BLOOM_BITS,
   ITEM_FLAG_DELETION,
+  LOG_MERGE_REQUEST_SUBTREE,
   MAGIC_BLOOM,
   QUOTA_NAME_SELECT,
   QUOTA_RULE_TOTL_COUNT,
@@ -52,12 +54,12 @@ import {
 } from "./facts.ts";
 import { InodeCheck, keyText } from "./inode_check.ts";
 import { ParentMap } from "./parents.ts";
-import type { LogTree, ServerItems } from "./pass_roots.ts";
+import { type LogTree, type MergeState, type ServerItems, unmergedRanges } from "./pass_roots.ts";
 import { fieldU64, isZero, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { SpaceMap } from "./space.ts";
 import { type ItemSink, streamItems, type StreamTree } from "./stream.ts";
-import { type Leaf, TreeWalk } from "./tree_walk.ts";
+import { type Leaf, type Parent, TreeWalk } from "./tree_walk.ts";
 import type { SrchEntry } from "../../format/srch.ts";
 
 const SEQ = 40;
@@ -87,10 +89,17 @@ export function checkItems(
   for (const { lt } of items.logTrees) maxSeq = Math.max(maxSeq, lt.maxItemSeq);
   const mergeSeq = items.merge.status?.seq ?? 0;
   const window = Math.max(MIN_WINDOW, Math.floor(READ_AHEAD / (1 + items.logTrees.length)));
-  const trees: StreamTree[] = [];
+  const trees: StreamTree[] = [], lastParents: Parent[] = [];
   const fsRoot = new VersionCheck(cx, "fs_root", false, maxSeq, null);
   trees.push({
-    walk: new TreeWalk(cx, cx.sb.fsRoot, { what: "fs_root", owner: cx.fsRootOwner, window }),
+    walk: new TreeWalk(cx, cx.sb.fsRoot, {
+      what: "fs_root",
+      owner: cx.fsRootOwner,
+      window,
+      ...(items.merge.requests.length === 0
+        ? {}
+        : { onParent: (p: Parent) => void (p.level === 1 && lastParents.push(p)) }),
+    }),
     cls: "fs",
     onLeaf: (leaf) => fsRoot.leaf(leaf),
   });
@@ -114,8 +123,9 @@ export function checkItems(
     facts,
     new InodeCheck(cx, facts, space, parents, nextIno, maxSeq),
   );
-  streamItems(trees, sink);
+  streamItems(trees, sink, mergedKeys(items.merge));
   sink.finish();
+  checkMergeRoots(cx, items.merge, lastParents);
   for (const b of blooms) cx.source.release(b);
   parents.check(
     ROOT_INO,
@@ -124,6 +134,39 @@ export function checkItems(
   );
   if (!sink.rootSeen) cx.report.add("root-inode", { why: "it is missing" });
   return { inodes: sink.inodes.inodes, directories: sink.inodes.directories, items: sink.items };
+}
+
+/** Which keys a running merge is done with; null when there is none. */
+function mergedKeys(merge: MergeState): ((v: DataView, key: number) => boolean) | null {
+  if (merge.status === null) return null;
+  const ranges = unmergedRanges(merge);
+  return (v, at) => {
+    const key = Key.read(v, at);
+    return !ranges.some((r) => key.compare(r.start) >= 0 && key.compare(r.end) <= 0);
+  };
+}
+
+/** Requests and completions are for a last-level parent of fs_root, or for all of it (03 §17.3). */
+function checkMergeRoots(cx: CheckContext, merge: MergeState, parents: readonly Parent[]): void {
+  const subtrees = cx.sb.fsRoot.height > 2;
+  const bad = (what: string, why: string) => cx.report.add("merge", { what, why });
+  for (const { r, what } of merge.requests) {
+    if (((r.flags & LOG_MERGE_REQUEST_SUBTREE) !== 0) !== subtrees) {
+      bad(what, `flags ${r.flags} with fs_root of height ${cx.sb.fsRoot.height}`);
+    }
+    if (!subtrees) {
+      if (!bytesEqual(r.root.bytes, cx.sb.fsRoot.bytes)) bad(what, "its root is not fs_root");
+      continue;
+    }
+    const ref = toRef(r.root.ref);
+    const parent = parents.find((p) =>
+      p.ref.blkno === ref.blkno && p.ref.seqLo === ref.seqLo && p.ref.seqHi === ref.seqHi
+    );
+    if (parent === undefined || r.root.height !== 2) bad(what, "its root is no part of fs_root");
+    else if (r.start.compare(parent.lo) < 0 || r.end.compare(parent.hi) > 0) {
+      bad(what, "its range is not within its root");
+    }
+  }
 }
 
 /** Claims and checks the bloom block of a log tree; null when there is none to test with. */
@@ -300,6 +343,8 @@ class VisibleItems implements ItemSink {
   #inoLo = -1;
   #quotaHash = 0n;
   #quotaNext = 0;
+  /** Rules of the current hash. */
+  #quotaTwins: Uint8Array[] = [];
   items = 0;
   rootSeen = false;
 
@@ -379,6 +424,10 @@ class VisibleItems implements ItemSink {
     );
   }
 
+  unmerged(b: BlockBytes, item: number): void {
+    this.cx.report.add("item-unmerged", { key: keyText(b.v, item) });
+  }
+
   stale(b: BlockBytes, item: number): void {
     this.cx.report.add("item-stale", { key: keyText(b.v, item) });
   }
@@ -396,6 +445,9 @@ class VisibleItems implements ItemSink {
     if (hash !== fnv1a64(val)) bad("its hash is not that of its value");
     const expected = hash === this.#quotaHash ? this.#quotaNext : 0;
     if (nr !== expected) bad(`number ${nr} of its hash, expected ${expected}`);
+    if (hash !== this.#quotaHash) this.#quotaTwins.length = 0;
+    if (this.#quotaTwins.some((other) => bytesEqual(other, val))) bad("it is there twice");
+    this.#quotaTwins.push(val.slice());
     this.#quotaHash = hash;
     this.#quotaNext = nr + 1;
     if (rule.op > 2) bad(`operation ${rule.op}`);

@@ -8,12 +8,12 @@
 
 import {
   AF_IPV4,
-  AF_NONE,
   DATA_ALLOC_ZONE_BLOCKS_MIN,
   LOG_MERGE_COMP_REMAIN,
   LOG_MERGE_REQUEST_SUBTREE,
   LOG_TREES_FINALIZED,
   MOUNTED_CLIENT_QUORUM,
+  SRCH_BLOCK_ENTRIES_BYTES,
   SRCH_COMPACT_DELETE,
   SRCH_COMPACT_LOG,
   SRCH_COMPACT_NR,
@@ -46,7 +46,7 @@ import {
 } from "../../format/merge.ts";
 import { MountedClientBtreeVal } from "../../format/mounted_client.ts";
 import { srchBlocksKey, SrchCompact, SrchFile, srchLogKey } from "../../format/srch.ts";
-import type { View } from "../../format/bytes.ts";
+import { bytesEqual, type View } from "../../format/bytes.ts";
 import type { CheckContext } from "./context.ts";
 import { fieldU64, hex16, isExact, isZero } from "./raw.ts";
 import { collectTree, type SmallItem } from "./tree_walk.ts";
@@ -289,16 +289,14 @@ function checkCompactions(
     const phases = SRCH_COMPACT_LOG | SRCH_COMPACT_SORTED | SRCH_COMPACT_DELETE;
     const phase = sc.flags & phases;
     if ((sc.flags & ~phases) !== 0) bad(`unknown flags ${sc.flags}`);
-    // DELETE keeps the flag of what was combined or stands alone.
-    const combining = phase & (SRCH_COMPACT_LOG | SRCH_COMPACT_SORTED);
-    if (phase === 0 || combining === (SRCH_COMPACT_LOG | SRCH_COMPACT_SORTED)) {
-      bad(`no single phase in flags ${sc.flags}`);
-    }
+    if (
+      phase !== SRCH_COMPACT_LOG && phase !== SRCH_COMPACT_SORTED && phase !== SRCH_COMPACT_DELETE
+    ) bad(`no single phase in flags ${sc.flags}`);
     if (ids.has(sc.id)) bad("its id is that of another one");
     ids.add(sc.id);
     if (sc.nr < 1 || sc.nr > SRCH_COMPACT_NR) bad(`${sc.nr} inputs`);
     else if (sc.in(0).sfl.ref.blkno !== sc.id) bad("its id is not the root of its first input");
-    if (!isZero(sc.bytes, 74, 6)) bad("padding is not zero");
+    if (!isZero(sc.bytes, 74, 6) || !isZero(sc.out.bytes, 81, 7)) bad("padding is not zero");
     const deleting = (sc.flags & SRCH_COMPACT_DELETE) !== 0;
     for (let i = 0; i < SRCH_COMPACT_NR; i++) {
       const input = sc.in(i);
@@ -309,13 +307,18 @@ function checkCompactions(
       const root = input.sfl.ref.blkno;
       if (inputs.has(root)) bad(`input ${root} is in two compactions`);
       inputs.add(root);
+      if (!isZero(input.sfl.bytes, 81, 7)) bad(`padding of input ${root} is not zero`);
       if (deleting) continue;
+      const logs = (sc.flags & SRCH_COMPACT_LOG) !== 0;
       const item = files.find((f) => f.file.ref.blkno === root);
       if (item === undefined) bad(`input ${root} is no file`);
-      else if (item.sorted !== ((sc.flags & SRCH_COMPACT_SORTED) !== 0)) {
-        bad(`input ${root} is of the wrong kind`);
-      } else if (input.sfl.blocks !== item.file.blocks || input.sfl.height !== item.file.height) {
+      else if (item.sorted === logs) bad(`input ${root} is of the wrong kind`);
+      else if (!bytesEqual(input.sfl.bytes, item.file.bytes)) {
         bad(`input ${root} differs from its file`);
+      }
+      if (logs && (input.blk !== 0 || input.pos !== 0)) bad(`input log ${root} has progress`);
+      if (input.pos > SRCH_BLOCK_ENTRIES_BYTES) {
+        bad(`progress of input ${root} is beyond its block`);
       }
       if (input.blk > input.sfl.blocks) bad(`progress of input ${root} is beyond its end`);
     }
@@ -331,6 +334,13 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
   const freeing: { f: LogMergeFreeing; what: string }[] = [];
   const spans: { start: Key; end: Key; what: string }[] = [];
   const bad = (what: string, why: string) => cx.report.add("merge", { what, why });
+  /** Padding behind roots (7 bytes at each offset) and of keys (5 bytes at their end). */
+  const pads = (what: string, view: View, roots: readonly number[], keys: readonly number[]) => {
+    const bytes = new Uint8Array(view.v.buffer, view.v.byteOffset + view.o);
+    const zero = roots.every((o) => isZero(bytes, o, 7)) &&
+      keys.every((o) => isZero(bytes, o + 27, 5));
+    if (!zero) bad(what, "padding is not zero");
+  };
   const span = (start: Key, end: Key, what: string) => {
     if (start.compare(end) > 0) bad(what, "its range is empty");
     else spans.push({ start, end, what });
@@ -342,6 +352,7 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
         const s = valueOf(cx, tree, item, LogMergeStatus, [32, 40, 48]);
         if (s === null) break;
         checkKey(cx, tree, item, Key.of(ZONE_LOG_MERGE_STATUS, 0, 0));
+        pads(what, s, [], [0]);
         if (s.seq === 0 || s.seq > superSeq) bad(what, `seq ${s.seq}`);
         status = s;
         break;
@@ -350,6 +361,7 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
         const r = valueOf(cx, tree, item, LogMergeRange, []);
         if (r === null) break;
         checkKey(cx, tree, item, logMergeRangeKey(r.start));
+        pads(what, r, [], [0, 32]);
         span(r.start, r.end, what);
         ranges.push(r);
         break;
@@ -359,6 +371,7 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
         if (r === null) break;
         checkKey(cx, tree, item, logMergeRequestKey(r.rid, r.seq));
         if ((r.flags & ~LOG_MERGE_REQUEST_SUBTREE) !== 0) bad(what, `unknown flags ${r.flags}`);
+        pads(what, r, [81, 105], [112, 144]);
         span(r.start, r.end, what);
         requests.push({ r, what });
         break;
@@ -368,8 +381,12 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
         if (c === null) break;
         checkKey(cx, tree, item, logMergeCompleteKey(c.seq));
         if ((c.flags & ~LOG_MERGE_COMP_REMAIN) !== 0) bad(what, `unknown flags ${c.flags}`);
+        pads(what, c, [81], [88, 120, 152]);
+        if (c.rid === 0n) bad(what, "its rid is no mount's");
+        span(c.start, c.end, what);
         const remains = (c.flags & LOG_MERGE_COMP_REMAIN) !== 0;
-        if (remains) span(c.remain, c.end, what);
+        const within = c.remain.compare(c.start) >= 0 && c.remain.compare(c.end) <= 0;
+        if (remains ? !within : !c.remain.equals(c.end)) bad(what, `remain is ${c.remain}`);
         completions.push({ c, what });
         break;
       }
@@ -377,6 +394,7 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
         const f = valueOf(cx, tree, item, LogMergeFreeing, [0, 56]);
         if (f === null) break;
         checkKey(cx, tree, item, logMergeFreeingKey(f.seq));
+        pads(what, f, [], [24]);
         freeing.push({ f, what });
         break;
       }
@@ -433,12 +451,26 @@ function clientsOf(cx: CheckContext, items: readonly SmallItem[]): bigint[] {
     const bad = (why: string) => cx.report.add("mounted-client", { rid: hex16(rid), why });
     if (rid === 0n || rid === 0xffff_ffff_ffff_ffffn) bad("its rid is no mount's");
     if ((c.flags & ~MOUNTED_CLIENT_QUORUM) !== 0) bad(`unknown flags ${c.flags}`);
-    if (c.addr.family !== AF_IPV4 && c.addr.family !== AF_NONE) {
-      bad(`address family ${c.addr.family}`);
-    }
+    if (c.addr.family !== AF_IPV4) bad(`address family ${c.addr.family}`);
+    else if (c.addr.port === 0) bad("port 0");
   }
   return rids;
 }
+
+/** Keys that a running merge has yet to bring into fs_root, as disjoint ranges. */
+export function unmergedRanges(merge: MergeState): { start: Key; end: Key }[] {
+  const ranges: { start: Key; end: Key }[] = [...merge.ranges];
+  for (const { r } of merge.requests) ranges.push(r);
+  for (const { c } of merge.completions) {
+    if (!isSpliced(c)) ranges.push(c);
+    else if ((c.flags & LOG_MERGE_COMP_REMAIN) !== 0) ranges.push({ start: c.remain, end: c.end });
+  }
+  return ranges;
+}
+
+/** Whether a completion's result is part of fs_root already: its lists are gone (03 §17.5). */
+export const isSpliced = (c: LogMergeComplete): boolean =>
+  c.metaAvail.isZero() && c.metaFreed.isZero();
 
 /** A rid that owns unfinished work is a mount that may come back or must be reclaimed. */
 function checkOwnersOfWork(

@@ -43,6 +43,9 @@ const ENTRY =
   "The three items of the entry are made to agree with what most of them say. An entry " +
   "that leads to no inode is removed, with -y only.";
 const SUPER = "The super block is written without them.";
+const SUPER_ANEW =
+  "It is written anew from the other super block, the quorum blocks and what the volume holds, if that " +
+  "leads to inodes; the data device's only if the device is the right one beyond doubt.";
 const SERVER =
   "The server's tree is written anew from its items, in the state in which a server leaves it.";
 
@@ -54,30 +57,30 @@ export const PROBLEMS = {
     "none",
     NOTHING,
   ),
-  "super-magic": kind("error", "the {dev} device has no super block", "none", NOTHING),
+  "super-magic": kind("error", "the {dev} device has no super block", "lossy", SUPER_ANEW),
   "super-crc": kind(
     "error",
     "the super block of the {dev} device has a wrong checksum",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-blkno": kind(
     "error",
     "the super block of the {dev} device says that it is another block",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-version": kind(
     "error",
     "the super block of the {dev} device has format version {vers}",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-role": kind(
     "error",
     "the {dev} device is not the one for that: its flags are {flags}",
-    "none",
-    "Give the devices in the right order.",
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-flags": kind(
     "error",
@@ -94,8 +97,8 @@ export const PROBLEMS = {
   "super-size": kind(
     "error",
     "the super block of the {dev} device claims {blocks} {what} blocks, the device has {has}",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-seq": kind(
     "error",
@@ -142,8 +145,8 @@ export const PROBLEMS = {
   "super-pair": kind(
     "error",
     "the super blocks of the two devices differ in their {what}",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "quorum-read": kind("error", "the quorum block of slot {slot} cannot be read", "none", NOTHING),
   "quorum-block": kind(
@@ -299,6 +302,12 @@ export const PROBLEMS = {
     "item {key} of fs_root is newer than its versions in log trees",
     "safe",
     "The newest version is written once more, over the older ones.",
+  ),
+  "item-unmerged": kind(
+    "error",
+    "a log merge has gone past item {key} without merging it: its end would lose the item",
+    "none",
+    NOTHING,
   ),
   // Log trees, merging, clients.
   "log-tree": kind("error", "{what}: {why}", "safe", SERVER),

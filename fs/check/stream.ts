@@ -27,6 +27,8 @@ export interface ItemSink {
   item(b: BlockBytes, item: number): void;
   /** A total that exists: its key at byte `item + KEY`. */
   totl(b: BlockBytes, item: number, total: bigint, count: bigint): void;
+  /** A merge has gone past a key of one of its inputs without bringing it into fs_root. */
+  unmerged?(b: BlockBytes, item: number): void;
   /** The newest logged version of a key is older than the one in fs_root. */
   stale(b: BlockBytes, item: number): void;
 }
@@ -72,7 +74,15 @@ function isNewer(a: Cursor, b: Cursor): boolean {
   return a.v.getUint32(a.item + SEQ, true) > b.v.getUint32(b.item + SEQ, true);
 }
 
-export function streamItems(trees: readonly StreamTree[], sink: ItemSink): void {
+/**
+ * Merges the trees into `sink`. `merged`, while a merge is running, tells whether it is done with
+ * the key at byte `key` of a block, so that fs_root must have what its inputs have.
+ */
+export function streamItems(
+  trees: readonly StreamTree[],
+  sink: ItemSink,
+  merged: ((v: DataView, key: number) => boolean) | null = null,
+): void {
   const live: Cursor[] = [];
   for (const tree of trees) {
     const c = new Cursor(tree);
@@ -81,7 +91,10 @@ export function streamItems(trees: readonly StreamTree[], sink: ItemSink): void 
   const same: Cursor[] = [];
   while (live.length > 0) {
     let least = live[0] as Cursor;
-    if (live.length === 1 && least.v.getUint8(least.item + KEY + 25) !== ZONE_XATTR_TOTL) {
+    if (
+      live.length === 1 && merged === null &&
+      least.v.getUint8(least.item + KEY + 25) !== ZONE_XATTR_TOTL
+    ) {
       if (least.v.getUint8(least.item + FLAGS) !== ITEM_FLAG_DELETION) {
         sink.item(least.block, least.item);
       }
@@ -100,11 +113,30 @@ export function streamItems(trees: readonly StreamTree[], sink: ItemSink): void 
       }
       same.push(c);
     }
+    if (merged !== null) checkMerged(same, sink, merged);
     resolve(same, sink);
     for (const c of same) {
       if (!c.advance()) live.splice(live.indexOf(c), 1);
     }
   }
+}
+
+function checkMerged(
+  same: readonly Cursor[],
+  sink: ItemSink,
+  merged: (v: DataView, key: number) => boolean,
+): void {
+  let input: Cursor | null = null, fs: Cursor | null = null;
+  for (const c of same) {
+    if (c.tree.cls === "fs") fs = c;
+    else if (c.tree.cls === "input" && (input === null || isNewer(c, input))) input = c;
+  }
+  if (input === null || fs !== null && !isNewer(input, fs)) return;
+  // Nothing of a deletion is left, and a total that became nothing is gone.
+  const leavesNothing = input.v.getUint8(input.item + FLAGS) === ITEM_FLAG_DELETION ||
+    input.v.getUint8(input.item + KEY + 25) === ZONE_XATTR_TOTL;
+  if (fs === null && leavesNothing) return;
+  if (merged(input.v, input.item + KEY)) sink.unmerged?.(input.block, input.item);
 }
 
 function resolve(same: readonly Cursor[], sink: ItemSink): void {

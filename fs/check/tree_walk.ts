@@ -31,8 +31,18 @@ export interface TreeSpec {
   readonly from?: Key;
   /** Claim leaves without reading them. */
   readonly leavesUnread?: boolean;
+  /** Told of each parent block that could be entered. */
+  readonly onParent?: (parent: Parent) => void;
   /** Leaves to read ahead. */
   readonly window?: number;
+}
+
+/** A parent block with the keys that it covers. */
+export interface Parent {
+  readonly ref: Ref;
+  readonly level: number;
+  readonly lo: Key;
+  readonly hi: Key;
 }
 
 /** A leaf: its buffer is good until the next call of `next`. */
@@ -190,6 +200,7 @@ export class TreeWalk {
       if (bad === 0) this.#verify(frame.block, { ...at, hi: frame.hi }, level);
     }
     this.#frames.push(frame);
+    spec.onParent?.({ ref: at.ref, level, lo: at.lo, hi: frame.hi });
   }
 
   #verify(b: BlockBytes, at: LeafRef, level: number): boolean {

@@ -69,4 +69,21 @@ export const CANNOT_MATTER: readonly (readonly [pattern: RegExp, reason: string]
     "what a mount said of itself; garbage in pads (01 §13.2)",
   ],
   [/srch_block\.entries/, "a byte behind the entries in use is free space"],
+  [
+    /^srch_root 32\.12 srch_compact\.(out|in\[\d\]\.sfl)\./,
+    "once a compaction deletes its inputs only their blocks count; its output is a file of its own",
+  ],
+  [
+    /^srch_root 32\.12 srch_compact\.in\[\d\]\.(blk|pos)/,
+    "progress beyond the end of an input that is freed, or of one that is a single block",
+  ],
+  [
+    /^log_merge 56\.0 log_merge_complete\.(root|start|rid)/,
+    "history once the completion is spliced into fs_root; its mount may be gone (03 §26.2)",
+  ],
+  [
+    /^log_merge 52\.0 log_merge_request\.(start|end)\./,
+    "no item of an input lies between the two keys",
+  ],
+  [/^log_merge 60\.0 log_merge_freeing\.key\./, "any key of the same leaf says the same"],
 ];
