@@ -186,10 +186,12 @@ export class KernelMount {
   tune(): void {
     const { entry } = this;
     if (entry === null) return;
+    // A mount on a block device has its number, but not its settings: those are that device's own.
+    const name = entry.type.startsWith("fuseblk") ? `${entry.device}-fuseblk` : entry.device;
     const settings = { read_ahead_kb: "1024", strict_limit: "0", max_ratio: "100" };
-    for (const [name, value] of Object.entries(settings)) {
+    for (const [setting, value] of Object.entries(settings)) {
       try {
-        Deno.writeTextFileSync(`/sys/class/bdi/${entry.device}/${name}`, value);
+        Deno.writeTextFileSync(`/sys/class/bdi/${name}/${setting}`, value);
       } catch {
         // Not ours to set here.
       }
