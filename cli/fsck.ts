@@ -16,12 +16,14 @@ import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
 import { applyUndo, UndoDevice, UndoFile, type UndoIdentity } from "../fs/check/repair/undo.ts";
+import { checkOnline } from "../fs/check/online.ts";
 import { FsError } from "../fs/errors.ts";
 import { readSuperBlock } from "../fs/volume.ts";
 import { HostRecords } from "../net/host_record.ts";
 import { MountedClientsReader } from "../net/mounted_clients.ts";
 import { SystemClock, SystemRandom } from "../fs/sys/clock.ts";
-import { stateDir } from "./mount/paths.ts";
+import { runtimeDir, stateDir } from "./mount/paths.ts";
+import { liveRecords } from "./mount/record.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
@@ -62,13 +64,15 @@ export const command: CommandSpec = {
       .option("--progress", "show progress on standard error even where that is no terminal")
       .option("--memory <size>", "memory for large structures before they go to disk", "1G")
       .option("--temp-dir <dir>", "directory of temporary files")
+      .option("--online <mountpoint>", "check the committed state of a mounted volume, read-only")
       .option("--explain <code>", "explain a problem code and exit")
       .action(async (metaPath, dataPath, o) => {
         if (o.explain !== undefined) {
           explain(o.explain);
           return;
         }
-        if (metaPath === undefined || dataPath === undefined) {
+        const online = o.online;
+        if (online === undefined && (metaPath === undefined || dataPath === undefined)) {
           throw new UsageError("must provide metadata and data device path arguments");
         }
         const options: FsckOptions = {
@@ -81,9 +85,17 @@ export const command: CommandSpec = {
           tempDir: o.tempDir,
         };
         await useFastCrc32c();
+        if (online !== undefined) {
+          if (metaPath !== undefined || options.mode === "safe" || options.mode === "all") {
+            throw new UsageError("--online checks a mountpoint, and changes nothing");
+          }
+          Deno.exitCode = checkMounted(online, options);
+          return;
+        }
         const { undoApply } = o;
         const write = undoApply !== undefined || options.mode !== "report";
-        Deno.exitCode = withDevices(metaPath, dataPath, write, (meta, data) => {
+        const devices = { meta: metaPath ?? "", data: dataPath ?? "", write, exclusive: true };
+        Deno.exitCode = withDevices(devices, (meta, data) => {
           if (undoApply !== undefined) return undo(undoApply, meta, data);
           return options.mode === "report" ? check(meta, data, options) : mend(meta, data, options);
         });
@@ -100,17 +112,16 @@ function modeOf(no: boolean, preen: boolean, yes: boolean): Mode {
   return no || !Deno.stdin.isTerminal() || !Deno.stdout.isTerminal() ? "report" : "ask";
 }
 
-/** Opens the devices for this program alone; 8 when that is not possible. */
+/** Opens the devices, if exclusive for this program alone; 8 when that is not possible. */
 function withDevices(
-  metaPath: string,
-  dataPath: string,
-  write: boolean,
+  devices: { meta: string; data: string; write: boolean; exclusive: boolean },
   run: (meta: BlockDevice, data: BlockDevice) => number,
 ): number {
   const open: BlockDevice[] = [];
   try {
-    for (const path of [metaPath, dataPath]) {
-      open.push(openDevice(path, { write, exclusive: true }));
+    const { write, exclusive } = devices;
+    for (const path of [devices.meta, devices.data]) {
+      open.push(openDevice(path, { write, exclusive }));
     }
     return run(open[0] as BlockDevice, open[1] as BlockDevice);
   } catch (e) {
@@ -162,6 +173,30 @@ function check(meta: BlockDevice, data: BlockDevice, o: FsckOptions): number {
   const report = checkVolume(meta, data, show.checkOptions());
   show.end(meta.name, report);
   return isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+}
+
+/** Checks what a mount of this host serves; the mount goes on. */
+function checkMounted(mountpoint: string, o: FsckOptions): number {
+  const path = Deno.realPathSync(mountpoint);
+  const record = liveRecords(runtimeDir()).find((r) => r.mountpoint === path);
+  if (record === undefined) {
+    printError(`fsck: ${mountpoint}: no mount of this program on this host`);
+    return EXIT_FAILED;
+  }
+  const { meta, data } = record;
+  return withDevices({ meta, data, write: false, exclusive: false }, (metaDev, dataDev) => {
+    const show = new Display(o);
+    const { report, attempts, settled } = checkOnline(metaDev, dataDev, show.checkOptions());
+    show.end(mountpoint, report);
+    if (!settled) {
+      printError(
+        `fsck: ${mountpoint}: the volume changed during each of ${attempts} attempts: what was ` +
+          "found may be of no meaning; check it again at a quieter time, or unmounted",
+      );
+      return EXIT_FAILED;
+    }
+    return isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+  });
 }
 
 function mend(meta: BlockDevice, data: BlockDevice, o: FsckOptions): number {
