@@ -32,6 +32,8 @@ export type { TreeItem } from "./fs/btree.ts";
 export type { Device } from "./fs/device.ts";
 export { CorruptError, DeviceError, FsError, StaleError } from "./fs/errors.ts";
 export { openVolume } from "./fs/volume.ts";
+export { checkVolume, isSound } from "./fs/check/check.ts";
+export type { CheckOptions, CheckStats, Problem, Report } from "./fs/check/check.ts";
 export { Inode } from "./format/items.ts";
 export { Key } from "./format/key.ts";
 
