@@ -38,7 +38,7 @@ export function tmpfs(): { path: string; close(): Promise<void> } {
           must("umount", [path]);
           break;
         } catch (e) {
-          if (tries === 300) throw e;
+          if (tries === 50) throw e;
           await new Promise((resolve) => setTimeout(resolve, 100));
         }
       }
@@ -49,7 +49,8 @@ export function tmpfs(): { path: string; close(): Promise<void> } {
 
 function loopDevice(store: string, name: string, bytes: number): string {
   const image = `${store}/${name}.img`;
-  Deno.createSync(image).truncateSync(bytes);
+  Deno.writeFileSync(image, new Uint8Array());
+  Deno.truncateSync(image, bytes);
   return must("losetup", ["-f", "--show", "--direct-io=on", image]).trim();
 }
 

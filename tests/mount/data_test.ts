@@ -1,6 +1,7 @@
 // File data on real mounts: shared mappings and what survives of them, fio's verified patterns, and
 // caches (the kernel's and ours) that never show the past.
 
+import assert from "node:assert/strict";
 import { mountTest } from "../helpers/volume.ts";
 
 mountTest(
@@ -81,3 +82,16 @@ mountTest("what was read before does not hide what is written after", {}, async 
     sync; same f
     rm f; cp ../want h; same h; exec 5<&-`);
 });
+
+mountTest(
+  "the kernel reads ahead in large pieces, the device's own settings stay",
+  { loop: true },
+  async (v) => {
+    const setting = (name: string) => Deno.readTextFile(`/sys/class/bdi/${name}/read_ahead_kb`);
+    const device = (await v.sh(`lsblk -dno MAJ:MIN ${v.data}`)).trim();
+    const before = await setting(device);
+    await v.mount();
+    assert.equal((await setting(`${device}-fuseblk`)).trim(), "1024");
+    assert.equal(await setting(device), before);
+  },
+);
