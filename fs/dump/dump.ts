@@ -32,12 +32,15 @@ import {
   SMALL_META,
 } from "./dump_file.ts";
 import { Obscurer } from "./obscure.ts";
-import { hasLargeMagic, type Reached, visitReachable } from "./reach.ts";
+import { hasLargeMagic, visitReachable } from "./reach.ts";
 
 export interface DumpOptions {
   /** Only its super block is dumped. */
   readonly data?: Device;
-  /** Also blocks that nothing references but that carry the volume's fsid and one of its magics. */
+  /**
+   * Also free blocks that carry the volume's fsid and one of its magics. Such blocks that are
+   * neither used nor free, as the reference leaves some (03 T2), are always dumped.
+   */
   readonly unreferenced?: boolean;
   /** Secret for the replacement of names; see obscure.ts. */
   readonly obscure?: Uint8Array;
@@ -57,6 +60,8 @@ export interface DumpResult {
   readonly bytes: number;
 }
 
+/** mkfs writes up to this block whatever the size (01 §2.4). */
+const MKFS_LAST_BLKNO = 1030;
 /** Blocks read at once when the whole device is looked through. */
 const SCAN_BLOCKS = 16;
 
@@ -110,9 +115,11 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
       options.warn(`metadata block ${blkno} cannot be read: ${why}`);
     },
   });
-  if (options.unreferenced === true) {
-    unreferenced = scanUnreferenced(meta, fsid, reached, add);
-  }
+  const wanted = options.unreferenced === true
+    ? (blkno: number) => !reached.has(blkno)
+    : (blkno: number) => !reached.has(blkno) && !reached.isFree(blkno);
+  const total = Math.min(Math.floor(meta.size / LG_SIZE), claimedMetaBlocks(sb));
+  unreferenced = scanUnreferenced(meta, fsid, total, wanted, add);
   writer.end();
   return { blocks, unreferenced, unreadable, bytes: writer.bytes };
 }
@@ -126,6 +133,16 @@ function readFixed(meta: Device): Uint8Array {
   const fixed = meta.allocBuffer(bytes);
   meta.read(fixed, SUPER_BLKNO * SM_SIZE);
   return fixed;
+}
+
+/** Blocks of the metadata device in the super block's words; without end when they make no sense. */
+function claimedMetaBlocks(sb: SuperBlock): number {
+  try {
+    return sb.totalMetaBlocks > MKFS_LAST_BLKNO ? sb.totalMetaBlocks : Infinity;
+  } catch (e) {
+    if (e instanceof FormatError) return Infinity;
+    throw e;
+  }
 }
 
 /** Size of the data device in the super block's words; 0 when that makes no sense. */
@@ -157,18 +174,20 @@ function dumpDataSuper(data: Device, writer: DumpWriter, warn: (line: string) =>
   writer.add(SMALL_DATA, SUPER_BLKNO * SM_SIZE, block);
 }
 
-/** Hands on blocks of this volume that nothing references; returns how many there are. */
+/** Hands on wanted blocks of this volume that nothing references; returns how many there are. */
 function scanUnreferenced(
   meta: Device,
   fsid: bigint,
-  reached: Reached,
+  total: number,
+  wanted: (blkno: number) => boolean,
   add: (blkno: number, bytes: Uint8Array) => void,
 ): number {
-  const total = Math.floor(meta.size / LG_SIZE);
   const window = meta.allocBuffer(SCAN_BLOCKS * LG_SIZE);
-  let found = 0;
-  for (let first = META_DEV_START_BLKNO; first < total; first += SCAN_BLOCKS) {
-    const nr = Math.min(SCAN_BLOCKS, total - first);
+  let found = 0, nr = 1;
+  for (let first = META_DEV_START_BLKNO; first < total; first += nr) {
+    nr = 1;
+    if (!wanted(first)) continue;
+    while (nr < SCAN_BLOCKS && first + nr < total && wanted(first + nr)) nr++;
     const run = window.subarray(0, nr * LG_SIZE);
     try {
       meta.read(run, first * LG_SIZE);
@@ -179,7 +198,7 @@ function scanUnreferenced(
     for (let i = 0; i < nr; i++) {
       const bytes = run.subarray(i * LG_SIZE, (i + 1) * LG_SIZE);
       const v = new DataView(bytes.buffer, bytes.byteOffset, LG_SIZE);
-      if (reached.has(first + i) || !hasLargeMagic(v) || v.getBigUint64(8, true) !== fsid) continue;
+      if (!hasLargeMagic(v) || v.getBigUint64(8, true) !== fsid) continue;
       found++;
       add(first + i, bytes);
     }

@@ -6,7 +6,7 @@
  *
  * Blocks are read wave by wave (a wave is what the blocks of the last one reference) in ascending
  * order, neighbours with one call. Memory: a bitmap of the device per role, and the block numbers of
- * one wave.
+ * one wave. On the way it learns which blocks are listed as free, so that lost ones can be told.
  *
  * Snapshots that may be older than a reuse of their blocks (merge requests, trees and search files
  * that are being freed, 01 §13.3–13.4) are followed only where the expected seq is still there.
@@ -16,6 +16,7 @@ import type { AllocListHead, AllocRoot } from "../../format/alloc.ts";
 import type { BlockRef } from "../../format/block.ts";
 import type { BtreeRoot } from "../../format/btree.ts";
 import {
+  ALLOC_LIST_MAX_BLOCKS,
   BTREE_HEADER_BYTES,
   BTREE_ITEM_BYTES,
   LG_SIZE,
@@ -26,6 +27,7 @@ import {
   MAGIC_SRCH_PARENT,
   META_DEV_START_BLKNO,
   SRCH_PARENT_REFS,
+  ZONE_FREE_EXTENT_BLKNO,
   ZONE_LOG_MERGE_COMPLETE,
   ZONE_LOG_MERGE_FREEING,
   ZONE_LOG_MERGE_REQUEST,
@@ -47,7 +49,8 @@ const SRCH = 5; // a srch file's block, with its level
 const BLOOM = 6;
 const OLD_TREE = 7; // only while the seq matches
 const OLD_SRCH = 8;
-const ROLES = 9;
+const META_FREE = 9; // the extents of free metadata
+const ROLES = 10;
 
 const MAGICS: readonly number[] = [
   MAGIC_BTREE,
@@ -86,15 +89,19 @@ export function visitReachable(dev: Device, sb: SuperBlock, visitor: ReachVisito
   return walk;
 }
 
-/** Which blocks have been handed over. */
+/** What a walk has learnt of each block. */
 export interface Reached {
+  /** It has been handed over. */
   has(blkno: number): boolean;
+  /** An allocator lists it as free. */
+  isFree(blkno: number): boolean;
 }
 
 class ReachWalk implements Reached {
   readonly #blocks: number;
   readonly #seen: (Uint8Array | undefined)[] = new Array(ROLES);
   readonly #given: Uint8Array;
+  readonly #free: Uint8Array;
   readonly #window: Uint8Array;
   #wave: number[] = [];
   /** Expected seqs of the blocks of the present wave that may be old, by code. */
@@ -103,6 +110,7 @@ class ReachWalk implements Reached {
   constructor(private readonly dev: Device, private readonly visitor: ReachVisitor) {
     this.#blocks = Math.floor(dev.size / LG_SIZE);
     this.#given = new Uint8Array(Math.ceil(this.#blocks / 8));
+    this.#free = new Uint8Array(this.#given.length);
     this.#window = dev.allocBuffer(MAX_RUN * LG_SIZE);
   }
 
@@ -110,9 +118,13 @@ class ReachWalk implements Reached {
     return getBit(this.#given, blkno);
   }
 
+  isFree(blkno: number): boolean {
+    return getBit(this.#free, blkno);
+  }
+
   start(sb: SuperBlock): void {
     for (const i of [0, 1] as const) {
-      this.#alloc(sb.metaAlloc(i));
+      this.#tree(sb.metaAlloc(i).root, META_FREE);
       this.#list(sb.serverMetaAvail(i));
       this.#list(sb.serverMetaFreed(i));
     }
@@ -187,7 +199,7 @@ class ReachWalk implements Reached {
     // A damaged magic does not make it another block; one of another kind does.
     if (MAGICS.includes(magic) && !expects(role, level, magic)) return;
     if (role === BLOOM) return;
-    if (role === LIST) this.#follow(v, 32, LIST, 0);
+    if (role === LIST) this.#listBlock(v);
     else if (role === SRCH || role === OLD_SRCH) this.#radix(v, role, level);
     else this.#btree(v, role, level);
   }
@@ -202,6 +214,10 @@ class ReachWalk implements Reached {
       if (off + len > LG_SIZE) continue;
       if (isParent) {
         if (len === 16) this.#follow(v, off, role, Math.max(0, level - 1));
+      } else if (role === META_FREE) {
+        if (v.getUint8(item + 33) === ZONE_FREE_EXTENT_BLKNO) {
+          this.#extent(rawU64(v, item + 8), rawU64(v, item + 16));
+        }
       } else if (role === LOGS) {
         if (len >= LogTrees.SIZE) this.#logTrees(new LogTrees(v, off));
       } else if (role === SRCH_TREE) {
@@ -209,6 +225,21 @@ class ReachWalk implements Reached {
         else if (len >= SrchFile.SIZE) this.#file(new SrchFile(v, off), SRCH);
       } else if (role === MERGE) this.#mergeItem(v, v.getUint8(item + 33), off, len);
     }
+  }
+
+  #listBlock(v: DataView): void {
+    this.#follow(v, 32, LIST, 0);
+    const start = v.getUint32(48, true), nr = v.getUint32(52, true);
+    for (let i = start; i < Math.min(start + nr, ALLOC_LIST_MAX_BLOCKS); i++) {
+      const blkno = rawU64(v, 56 + 8 * i);
+      if (blkno < this.#blocks) setBit(this.#free, blkno);
+    }
+  }
+
+  /** The extent of a free extent item (01 §11.1) that ends with block `last`. */
+  #extent(last: number, len: number): void {
+    if (last >= this.#blocks || len > last + 1) return;
+    for (let blkno = last - len + 1; blkno <= last; blkno++) setBit(this.#free, blkno);
   }
 
   #radix(v: DataView, role: number, level: number): void {

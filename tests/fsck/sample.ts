@@ -261,7 +261,7 @@ class SampleWriter {
 
     const lt = LogTrees.alloc();
     lt.metaAvail.copyFrom(b.list(b.take(11), 6));
-    lt.metaFreed.copyFrom(b.list(b.take(2)));
+    lt.metaFreed.copyFrom(b.list(b.take(3)));
     lt.itemRoot.copyFrom(b.tree(open));
     lt.bloomRef.copyFrom(b.bloom(open));
     lt.dataAvail.copyFrom(b.extents(this.dataAvail));

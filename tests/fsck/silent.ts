@@ -1,0 +1,76 @@
+/**
+ * Changes of the sample volume that a check says nothing about: those that cannot be told from a
+ * sound state, and those that could be judged against other structures but are not.
+ */
+
+/** A pattern of names of changes, and why nothing is said about them. */
+type Reasons = readonly (readonly [pattern: RegExp, reason: string])[];
+
+/** What cannot be told from a sound state. */
+
+export const SILENT: Reasons = [
+  [/ parent btree_item\.key\./, "an upper bound may exceed the child's greatest key (01 §10.5)"],
+  [
+    /btree_item\.node_height zero/,
+    "height 0 of a block of one or two items: mkfs' inverted heights (01 §10.3)",
+  ],
+  [/ srch_block\.entries \+1/, "length 9 of a number is read as 8 (01 §14.3)"],
+  [
+    /^(fs_root|log tree) 16\.4 inode\.next_(readdir_pos|xattr_id)/,
+    "a counter may be ahead of what was given out; files have no positions",
+  ],
+  [/^fs_root 16\.4 inode\./, "the directory's newer version in a log tree hides it"],
+  [
+    /log_merge_request\.logs_root\./,
+    "a snapshot that may reference blocks reused since (01 §13.4)",
+  ],
+  [/log_merge_status\.next_range_key\./, "where to go on handing out ranges: any place is right"],
+  [
+    /log_trees\.(meta_avail|data_avail)\.flags \+1/,
+    "the LOW flag is the server's advice to a client",
+  ],
+  [
+    /log_trees\.(get_trans_seq|commit_trans_seq|max_item_seq|finalize_seq)/,
+    "any value in its bounds",
+  ],
+  [/mounted_client_btree_val\.(addr\.(addr|port|pad)|pad|flags)/, "what the client said of itself"],
+  [
+    /^fs_root 10\.4 item .* missing/,
+    "a quota rule more or less is the administrator's business",
+  ],
+  [
+    /^fs_root 16\.4 item 16\.(1|1024|1025)\.4\.0\.0\.0: missing/,
+    "a newer version is in a log tree",
+  ],
+  [
+    /^fs_root 16\.8 item 16\.2000\.8\.3470875006\.0\.0: missing/,
+    "an attribute of one part without tags: nothing else speaks of it",
+  ],
+  [
+    /^(open|finalized) log tree 4\.[48] item .* \(deletion\): again/,
+    "deleting what does not exist does nothing",
+  ],
+  [/^log tree 16\.4 inode\.(size|flags)/, "a file may have any size; both flags are legal"],
+  [
+    /log_merge_freeing\.key\.(second|third|fourth)/,
+    "any key between the last freed leaf and the next says the same",
+  ],
+  [
+    /srch_file\.(first|last)\./,
+    "the reference leaves bounds of log files too narrow (03 T11): only informational",
+  ],
+];
+
+/** What another structure contradicts, where nothing looks for it. */
+export const UNSEEN: Reasons = [
+  [
+    /srch_compact\.(in\[\d\]\.|out\.|flags)/,
+    "inputs and output of a compaction are copies of the files' items: only their blocks, height and root are compared",
+  ],
+  [
+    /log_merge_(request|complete)\.(root|start|end|remain|rid|flags)/,
+    "a request's or completion's part of fs_root is compared with ranges, not with the tree",
+  ],
+  [/^log_merge 48\.\d+ item .* missing/, "a range that nobody handed out and nobody has merged"],
+  [/^fs_root 10\.4 item .* again at/, "the same quota rule twice"],
+];
