@@ -29,6 +29,9 @@ import { ALLOC_LIST_MAX_BLOCKS } from "../format/constants.ts";
 /** 64 GiB in metadata blocks. */
 const FULL_META_BLOCKS = 1 << 20;
 
+/** Client lists with fewer blocks than this are filled up by every GET_LOG_TREES. */
+const TOPPED_UP = 512;
+
 export interface MetaPolicy {
   /** The server's idle avail list is filled to `serverTarget` when its first block has fewer. */
   serverLow: number;
@@ -78,8 +81,9 @@ export function metaPolicy(totalBlocks: number, clients: number): MetaPolicy {
   return {
     serverLow: serverTarget >> 1,
     serverTarget,
-    // Short lists are topped up each time: half of one may be too little for a single operation.
-    clientLow: full ? clientTarget >> 1 : clientTarget,
+    // Short lists are topped up each time: half of one may be too little for a single operation. Of
+    // the others a commit that used little leaves the list block alone.
+    clientLow: clientTarget >= TOPPED_UP ? clientTarget >> 1 : clientTarget,
     clientTarget,
     holdBudget: budget,
     commitBudget: budget,

@@ -69,7 +69,7 @@ async function record(seed: number, mounts: number, steps: number): Promise<Reco
   const random = new SeededRandom(seed);
   const volume = newVolume(seed, dataBytes(mounts));
   const cluster = await LocalCluster.open(volume.meta, volume.data, seed);
-  cluster.ownServer = seed % 3 !== 0;
+  cluster.ownServer = seed % 2 !== 0;
   const paranoid = seed % 2 === 0 ? { random, suspendPerMille: 30 } : null;
   const options = { dataPreallocBlocks: seed % 3 === 0 ? 64 : 2048 };
   const mount = () => LocalFs.mount(cluster, { paranoid, options });
