@@ -36,7 +36,7 @@ import {
   XATTR_PART_SIZE,
 } from "../../format/constants.ts";
 import { crc32c } from "../../format/crc32c.ts";
-import { direntHash, fnv1a32 } from "../../format/hash.ts";
+import { direntHash } from "../../format/hash.ts";
 import { Inode } from "../../format/items.ts";
 import type { CheckContext } from "./context.ts";
 import {
@@ -102,8 +102,12 @@ export class InodeCheck {
   #extentFlags = 0;
   #extentLen = 0;
   #strayItems = 0;
-  /** Names of the entries with the current hash. */
+  /** The last entry's name, and all names with its hash when there are several. */
+  readonly #name = new Uint8Array(NAME_MAX);
+  #nameLen = 0;
   #sameHash: Uint8Array[] = [];
+  /** Low word of the hash of the name looked at last. */
+  #nameHash = 0;
   #hashHi = 0;
   #hashLo = 0;
   readonly #xattrs: XattrCheck;
@@ -140,6 +144,7 @@ export class InodeCheck {
     this.#extentEnd = -1;
     this.#strayItems = 0;
     this.#sameHash.length = 0;
+    this.#nameLen = 0;
     this.#xattrs.begin(inoHi, inoLo);
   }
 
@@ -255,6 +260,7 @@ export class InodeCheck {
     }
     if (v.getUint8(off + 25) !== 0 || !isZero(b.buf, off + 26, 6)) bad("padding is not zero");
     const hash = direntHash(b.buf, off + DIRENT_BYTES, nameLen);
+    this.#nameHash = hash.lo;
     if (v.getUint32(off + 8, true) !== hash.lo || v.getUint32(off + 12, true) !== hash.hi) {
       bad("the hash is not that of the name");
     }
@@ -282,8 +288,8 @@ export class InodeCheck {
     dirLo: number,
   ): void {
     const v = b.v;
-    // Everything but the position, which is part of the identity.
-    const h1 = crc32c(b.buf, off, len), h2 = fnv1a32(b.buf, off, len);
+    // Two independent hashes, one of the whole value and one of the name.
+    const h1 = crc32c(b.buf, off, len), h2 = this.#nameHash;
     this.facts.add(
       cls,
       side,
@@ -330,16 +336,22 @@ export class InodeCheck {
 
   /** Names of equal hash are neighbours; only those can be equal. */
   #unique(b: BlockBytes, off: number, len: number, hashHi: number, hashLo: number): void {
-    const same = this.#sameHash.length > 0 && hashHi === this.#hashHi && hashLo === this.#hashLo;
-    const name = b.buf.subarray(off + DIRENT_BYTES, off + len);
-    if (!same) {
-      this.#hashHi = hashHi;
-      this.#hashLo = hashLo;
-      this.#sameHash.length = 0;
-    } else if (this.#sameHash.some((other) => bytesEqual(other, name))) {
-      this.cx.report.add("dir-name-twice", { ino: this.#ino, name: nameText(name) });
+    const start = off + DIRENT_BYTES;
+    if (this.#nameLen > 0 && hashHi === this.#hashHi && hashLo === this.#hashLo) {
+      // Rare: only now are names worth an allocation.
+      if (this.#sameHash.length === 0) this.#sameHash.push(this.#name.slice(0, this.#nameLen));
+      const name = b.buf.slice(start, off + len);
+      if (this.#sameHash.some((other) => bytesEqual(other, name))) {
+        this.cx.report.add("dir-name-twice", { ino: this.#ino, name: nameText(name) });
+      }
+      this.#sameHash.push(name);
+      return;
     }
-    this.#sameHash.push(name.slice());
+    this.#hashHi = hashHi;
+    this.#hashLo = hashLo;
+    this.#sameHash.length = 0;
+    this.#nameLen = len - DIRENT_BYTES;
+    for (let i = 0; i < this.#nameLen; i++) this.#name[i] = b.buf[start + i] as number;
   }
 
   #readdir(b: BlockBytes, item: number, off: number, len: number): void {

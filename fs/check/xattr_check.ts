@@ -43,7 +43,10 @@ export class XattrCheck {
   readonly #name = new Uint8Array(XATTR_MAX_NAME_LEN);
   readonly #value = new Uint8Array(KEPT_VALUE);
   #valueLen = 0;
-  /** Names of complete attributes with the current hash. */
+  /** The first name with the current hash, and all of them when there are several. */
+  #named = false;
+  readonly #first = new Uint8Array(XATTR_MAX_NAME_LEN);
+  #firstLen = 0;
   #sameHash: Uint8Array[] = [];
   #ids: number[] = [];
   /** An attribute whose first part is gone: normal only while an inode is being deleted. */
@@ -56,10 +59,15 @@ export class XattrCheck {
     this.#inoHi = inoHi;
     this.#inoLo = inoLo;
     this.#open = false;
-    this.#sameHash.length = 0;
+    this.#forgetNames();
     this.#ids.length = 0;
     this.#headless = 0;
     this.#hash = -1;
+  }
+
+  #forgetNames(): void {
+    this.#named = false;
+    this.#sameHash.length = 0;
   }
 
   get #ino(): number {
@@ -82,7 +90,7 @@ export class XattrCheck {
     const same = this.#open && hash === this.#hash && idLo === this.#idLo && idHi === this.#idHi;
     if (!same) {
       this.#close();
-      if (hash !== this.#hash) this.#sameHash.length = 0;
+      if (hash !== this.#hash) this.#forgetNames();
       this.#open = true;
       this.#hash = hash;
       this.#idHi = idHi;
@@ -129,10 +137,18 @@ export class XattrCheck {
     const name = this.#name.subarray(0, nameLen);
     if (xattrNameHash(name) !== this.#hash) this.#bad("its hash is not that of its name");
     if (!isSupportedXattr(name)) this.#bad(`no attribute can be called ${nameText(name)}`);
-    if (this.#sameHash.some((other) => bytesEqual(other, name))) {
-      this.cx.report.add("xattr-name-twice", { ino: this.#ino, name: nameText(name) });
+    if (this.#named) {
+      // Rare: two attributes of one hash.
+      if (this.#sameHash.length === 0) this.#sameHash.push(this.#first.slice(0, this.#firstLen));
+      if (this.#sameHash.some((other) => bytesEqual(other, name))) {
+        this.cx.report.add("xattr-name-twice", { ino: this.#ino, name: nameText(name) });
+      }
+      this.#sameHash.push(name.slice());
+    } else {
+      this.#named = true;
+      this.#first.set(name);
+      this.#firstLen = nameLen;
     }
-    this.#sameHash.push(name.slice());
     this.#tags(name);
   }
 
