@@ -115,8 +115,8 @@ export const PROBLEMS = {
   "super-slot": kind(
     "error",
     "quorum slot {slot} of the super block: {why}",
-    "none",
-    "Set the slots with change-quorum-config.",
+    "lossy",
+    "The slot becomes what the data device remembers of it, or absent: set it with change-quorum-config.",
   ),
   "super-slot-unmountable": kind(
     "info",

@@ -6,7 +6,15 @@
  */
 
 import { KEY } from "../../../format/btree_block.ts";
-import { DATA_DEV_START_BLKNO, TYPE_DATA_EXTENT, ZONE_FS } from "../../../format/constants.ts";
+import {
+  DATA_DEV_START_BLKNO,
+  SEF_UNWRITTEN,
+  SM_SIZE,
+  TYPE_DATA_EXTENT,
+  ZONE_FS,
+} from "../../../format/constants.ts";
+import { DataExtentVal, extentKey, lastInodeKey } from "../../../format/items.ts";
+import { assert } from "../../errors.ts";
 import { BlockOwners } from "../owners.ts";
 import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
@@ -15,6 +23,7 @@ import { Sorter } from "../sorter.ts";
 import { streamItems, type StreamTree } from "../stream.ts";
 import { TreeWalk } from "../tree_walk.ts";
 import type { Run } from "./free_blocks.ts";
+import type { ItemPatch } from "./item_patch.ts";
 
 const VAL_OFF = 48;
 const VAL_LEN = 50;
@@ -66,5 +75,53 @@ export function freeDataRuns(cx: CheckContext, items: ServerItems): Run[] {
   } finally {
     cx.report.muted = false;
     sorter.close();
+  }
+}
+
+/** Bytes copied at a time. */
+const COPY_BYTES = 1 << 20;
+
+/**
+ * Gives the extent of inode `ino` at logical block `iblock` blocks of its own, taken from `free`,
+ * with what its blocks hold now. False if there is no such extent, or not enough free space.
+ */
+export function copyExtent(
+  cx: CheckContext,
+  patch: ItemPatch,
+  free: { start: number; len: number }[],
+  ino: number,
+  iblock: number,
+): boolean {
+  const found = patch.range(extentKey(ino, iblock, 1), lastInodeKey(ino, TYPE_DATA_EXTENT))[0];
+  if (found === undefined || found.val.length !== 16) return false;
+  const end = found.key.second, len = found.key.third, first = end - len + 1;
+  const old = DataExtentVal.at(found.val);
+  if (first > iblock || old.blkno === 0 || old.blkno + len > cx.dataBlocks) return false;
+  if (free.reduce((sum, r) => sum + r.len, 0) < len) return false;
+  patch.remove(found.key);
+  for (let done = 0; done < len;) {
+    // A run that is long enough, else the first one that is there.
+    const run = free.find((r) => r.len >= len - done) ?? free.find((r) => r.len > 0);
+    assert(run !== undefined, "free data blocks have been counted");
+    const count = Math.min(run.len, len - done);
+    if ((old.flags & SEF_UNWRITTEN) === 0) copyBlocks(cx, old.blkno + done, run.start, count);
+    const val = DataExtentVal.alloc();
+    val.blkno = run.start;
+    val.flags = old.flags;
+    patch.set(extentKey(ino, first + done + count - 1, count), val.bytes);
+    run.start += count;
+    run.len -= count;
+    done += count;
+  }
+  return true;
+}
+
+function copyBlocks(cx: CheckContext, from: number, to: number, count: number): void {
+  const step = COPY_BYTES / SM_SIZE;
+  for (let done = 0; done < count; done += step) {
+    const n = Math.min(step, count - done);
+    const buf = cx.data.allocBuffer(n * SM_SIZE);
+    cx.data.read(buf, (from + done) * SM_SIZE);
+    cx.data.write(buf, (to + done) * SM_SIZE);
   }
 }

@@ -89,6 +89,7 @@ export class Entries {
    * have, a backref there. False if that would lose something and must not.
    */
   mend(dir: number, pos: number, child: number): boolean {
+    if (!isExact(dir) || !isExact(pos)) return false;
     const found: StoredEntry[] = [];
     const add = (key: Key) => {
       if (found.some((e) => e.key.equals(key))) return;
@@ -96,7 +97,9 @@ export class Entries {
       if (entry !== null) found.push(entry);
     };
     add(readdirKey(dir, pos));
-    for (const ino of [child, ...found.map((e) => e.ino)]) add(backrefKey(ino, dir, pos));
+    for (const ino of [child, ...found.map((e) => e.ino)]) {
+      if (isExact(ino)) add(backrefKey(ino, dir, pos));
+    }
     for (const { name } of [...found]) add(direntKey(dir, direntHash(name), pos));
     if (!found.some((e) => e.key.type === TYPE_DIRENT)) {
       for (const e of this.#dirents(dir).get(pos) ?? []) {
@@ -127,7 +130,7 @@ export class Entries {
   #removeAll(found: readonly StoredEntry[], dir: number, pos: number, child: number): void {
     for (const e of found) this.patch.remove(e.key);
     this.patch.remove(readdirKey(dir, pos));
-    this.patch.remove(backrefKey(child, dir, pos));
+    if (isExact(child)) this.patch.remove(backrefKey(child, dir, pos));
   }
 
   /** The (inode, name) that most items give, of those that can be an entry; null if none can. */
@@ -166,6 +169,22 @@ export class Entries {
       const stored = patch.get(key);
       if (stored === null || !bytesEqual(stored, val)) patch.set(key, val);
     }
+  }
+
+  /** Of entries that share a position all but the first get positions of their own. */
+  spread(dir: number, pos: number): boolean {
+    const parent = this.patch.inode(dir);
+    if (parent === null) return false;
+    for (const e of (this.#dirents(dir).get(pos) ?? []).slice(1)) {
+      const target = this.patch.peekInode(e.ino);
+      this.patch.remove(e.key);
+      this.patch.remove(backrefKey(e.ino, dir, pos));
+      if (target === null) continue;
+      const other = parent.nextReaddirPos++;
+      const val = entryValue(e.ino, e.name, other, entryType(target.mode) ?? DT_REG);
+      for (const key of entryKeys(dir, other, e.ino, e.name)) this.patch.set(key, val);
+    }
+    return true;
   }
 
   /** Entries of `dir` with that name. */

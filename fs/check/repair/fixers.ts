@@ -8,6 +8,7 @@
 
 import {
   DT_DIR,
+  FIRST_FREE_INO,
   INODE_FLAG_RETENTION,
   INODE_FLAG_TRUNCATE,
   ROOT_INO,
@@ -106,6 +107,10 @@ export class Fixers {
         return this.#entryValue(text(values, "key"));
       case "entry-type":
         return this.#entryType(ino, num(values, "dir"));
+      case "dir-pos-twice":
+        return entries.spread(num(values, "dir"), num(values, "pos"));
+      case "inode-unlinked" as ProblemCode:
+        return this.#connect(ino);
       case "dir-name-twice":
         entries.separate(ino, nameBytes(text(values, "name")));
         return true;
@@ -241,7 +246,8 @@ export class Fixers {
       third = Number(key.thirdBig);
     const val = this.patch.get(key);
     const target = val === null || val.length < 8 ? 0 : rawU64(viewOf(val), 0);
-    const canonical = key.fourth === 0 && (key.type !== TYPE_READDIR || third === 0);
+    const canonical = key.fourth === 0 && (key.type !== TYPE_READDIR || third === 0) &&
+      isExact(first) && isExact(third) && (key.type === TYPE_DIRENT || isExact(second));
     let done = true;
     if (!canonical) {
       // No reader looks there.
@@ -292,7 +298,19 @@ export class Fixers {
     return true;
   }
 
+  /** A number beyond the third key fields of an inode's items of a type. */
+  #beyond(ino: number, type: number, least: number): number {
+    let beyond = least;
+    for (const { key } of this.#range(ino, type, type)) {
+      const n = Number(key.thirdBig);
+      if (isExact(n)) beyond = Math.max(beyond, n + 1);
+    }
+    return beyond;
+  }
+
   #field(ino: number, field: string): boolean {
+    // No mount ever makes an inode of that number.
+    if (field === "number") return this.#removeFile(ino);
     return this.#edit(ino, (i) => {
       const v = i.v, o = i.o;
       switch (field) {
@@ -315,7 +333,10 @@ export class Fixers {
           this.#moveDataSeq(ino, i);
           break;
         case "next_readdir_pos":
-          i.nextReaddirPos = 2;
+          i.nextReaddirPos = this.#beyond(ino, TYPE_DIRENT, 2);
+          break;
+        case "next_xattr_id":
+          i.nextXattrId = this.#beyond(ino, TYPE_XATTR, 0);
           break;
         default:
           for (let at = 96; at < 160; at += 16) {
@@ -352,10 +373,11 @@ export class Fixers {
 
   /** Items of an inode without its inode item: a new one keeps what can be kept. */
   #missingInode(ino: number): boolean {
-    if (!isExact(ino) || ino < 1) return false;
+    if (!isExact(ino)) return false;
     const format = this.#guessFormat(ino);
     const items = this.#range(ino, 0, 255);
     if (items.length === 0) return true;
+    if (ino !== ROOT_INO && ino < FIRST_FREE_INO) return this.#removeFile(ino);
     if (format === S_IFLNK && !this.#range(ino, TYPE_SYMLINK, TYPE_SYMLINK).length) {
       // A symlink without its target is nothing.
       return this.#removeFile(ino);
@@ -537,7 +559,7 @@ export class Fixers {
 
   #removeXattr(ino: number, hash: number, id: number): boolean {
     const parts = this.#range(ino, TYPE_XATTR, TYPE_XATTR).filter(({ key }) =>
-      Number(key.secondBig) % 2 ** 32 === hash && Number(key.thirdBig) === id
+      key.secondLo === hash && Number(key.thirdBig) === id
     );
     if (!this.lossy) return false;
     for (const { key } of parts) this.patch.remove(key);

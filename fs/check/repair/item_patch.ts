@@ -250,7 +250,7 @@ export class ItemPatch {
  * Start of the lock that covers an item; null for keys that no item can have, which only mending the
  * tree itself takes away.
  */
-function lockOf(key: Key): Key | null {
+export function lockOf(key: Key): Key | null {
   try {
     return lockRangeOfItem(key)?.start ?? null;
   } catch (e) {

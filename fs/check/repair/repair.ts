@@ -17,7 +17,7 @@ import { type CheckOptions, type CheckResult, isSound, type Report, runCheck } f
 import type { BadBlock } from "../context.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
-import { freeDataRuns } from "./data_space.ts";
+import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
 import { Findings, isItemTree } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
@@ -25,8 +25,11 @@ import { ItemPatch, parseKey } from "./item_patch.ts";
 import { Round } from "./round.ts";
 import { type ServerTree, ServerTrees } from "./server_trees.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
+import { SEQ_LIMIT } from "./round.ts";
+import { mendDataSuper, mendMetaSuper, mendSlots } from "./supers.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
 import type { Key } from "../../../format/key.ts";
+import { FormatError } from "../../../format/bytes.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 
 /** A repair that needs more rounds than this goes in circles. */
@@ -101,6 +104,10 @@ class Repair {
         lossy: this.#lossy,
         stopped,
       });
+      if (n <= MAX_ROUNDS && this.#mendSupers(findings, after)) {
+        this.#commits++;
+        continue;
+      }
       if (result.cx === null || result.items === null) return done();
       if (isSound(after) && !needsRecovery(result)) {
         if (!after.cleanlyUnmounted) {
@@ -110,7 +117,7 @@ class Repair {
         }
         return done();
       }
-      const state = JSON.stringify([...after.counts]);
+      const state = JSON.stringify([[...after.counts], after.problems.map((p) => p.message)]);
       if (n > MAX_ROUNDS || state === last) {
         stopped = "mending did not change anything any more";
         return done();
@@ -125,6 +132,22 @@ class Repair {
       }
       this.#commits++;
     }
+  }
+
+  /** Writes super blocks that cannot be used as they are; true if one was written. */
+  #mendSupers(findings: Findings, report: Report): boolean {
+    if (this.options.mode !== "all") return false;
+    const wrong = findings.problems.filter(({ code }) =>
+      SUPER_CODES.has(code) && this.#may(code, report.counts.get(code) ?? 1)
+    );
+    if (wrong.length === 0) return false;
+    const done = mendMetaSuper(this.meta, this.data, this.options) ||
+      mendDataSuper(this.meta, this.data);
+    if (done) {
+      this.#lossy = true;
+      this.options.log?.("a super block was written anew");
+    }
+    return done;
   }
 
   /** Whether problems of this kind are to be mended. */
@@ -169,10 +192,14 @@ class Repair {
     }
     this.#mendServerTrees(servers, findings, allowed);
     const structure = this.#mendItemTrees(round, servers, findings, allowed);
-    const readable = !itemTreesBad && !rootLost && !findings.incomplete;
+    const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
+      findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
     if (!structure && readable) this.#mendItems(round, servers, allowed);
-    if (allowed.some((p) => isSpaceProblem(p.code))) round.changed = true;
+    if (allowed.some(isSpaceProblem)) round.changed = true;
+    const slots = allowed.filter((p) => p.code === "super-slot");
+    mendSlots(round.sb, this.data, [...new Set(slots.map((p) => Number(p.values["slot"])))]);
+    if (allowed.some((p) => p.code === "super-option")) round.clearOptions();
     if (allowed.some((p) => isDataSpaceProblem(p))) round.dataSpaceWrong = true;
     if (round.dataSpaceWrong && readable && !structure) {
       round.dataRuns ??= freeDataRuns(cx, items);
@@ -192,6 +219,10 @@ class Repair {
   ): void {
     for (const { code, values } of allowed) {
       const what = String(values["what"] ?? "");
+      if (code === "root-pad" && /^merge item/.test(what)) servers.clearPads();
+      if (/compaction \d+$/.test(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
+        servers.dropCompactions();
+      }
       if (findings.serverTrees.has(what)) servers.touch(what as ServerTree);
       switch (code) {
         case "log-tree":
@@ -203,6 +234,13 @@ class Repair {
           servers.touch("mounted_clients");
           break;
         case "srch-file":
+        case "ref-range":
+        case "block-read":
+        case "block-crc":
+        case "block-magic":
+        case "block-fsid":
+        case "block-seq":
+        case "block-blkno":
           if (servers.dropSearchFile(what)) {
             this.options.log?.(
               `${what} was dropped, its entries are made anew from the attributes`,
@@ -235,6 +273,10 @@ class Repair {
       ),
       ({ values }) => String(values["what"]),
     );
+    const lateVersions = (what: string): Key[] =>
+      allowed.filter(({ code, values }) =>
+        code === "item-seq" && values["what"] === what && Number(values["seq"]) >= SEQ_LIMIT
+      ).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
     const keysOf = (what: string): Key[] =>
       (unwanted.get(what) ?? []).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
     const badOf = (tree: string): BadBlock[] =>
@@ -242,18 +284,28 @@ class Repair {
     const rootBad = (what: string): boolean =>
       allowed.some((p) => p.code === "root-height" && p.values["what"] === what);
     let any = false;
-    const mend = (what: string, bad: BadBlock[], keys: Key[], root: typeof round.sb.fsRoot) => {
-      if (bad.length === 0 && keys.length === 0 && !rootBad(what)) return;
+    const mend = (
+      what: string,
+      bad: BadBlock[],
+      items: string,
+      root: typeof round.sb.fsRoot,
+      newest: number,
+    ) => {
+      const keys = keysOf(items), late = lateVersions(items);
+      if (bad.length + keys.length + late.length === 0 && !rootBad(what)) return;
       const log = what !== "fs_root";
-      const { lostBlocks, unusable } = rewriteTree(round, root, { bad, unwanted: keys, log });
+      const damage = { bad, unwanted: keys, late, newest, log };
+      const { lostBlocks, unusable } = rewriteTree(round, root, damage);
       any = true;
       if (log) servers.touch("logs_root");
       if (lostBlocks > 0) this.options.log?.(`${what}: ${lostBlocks} blocks were lost`);
       if (unusable > 0) this.options.log?.(`${what}: ${unusable} items were lost`);
     };
-    if (round.fsRootIsOurs) mend("fs_root", badOf("fs_root"), keysOf("fs_root"), round.sb.fsRoot);
+    if (round.fsRootIsOurs) {
+      mend("fs_root", badOf("fs_root"), "fs_root", round.sb.fsRoot, round.newest);
+    }
     for (const { lt, what } of round.items.logTrees) {
-      mend(`items of ${what}`, badOf(`items of ${what}`), keysOf(what), lt.itemRoot);
+      mend(`items of ${what}`, badOf(`items of ${what}`), what, lt.itemRoot, lt.maxItemSeq);
     }
     if (any || round.cx.badBlocks.some((b) => isItemTree(b.tree))) return any;
     this.#mendVersions(servers, allowed);
@@ -274,6 +326,7 @@ class Repair {
       if (code === "item-seq") {
         const seq = Number(values["seq"]);
         const lt = byWhat.get(what);
+        if (seq >= SEQ_LIMIT) continue;
         if (lt !== undefined && seq > lt.maxItemSeq) {
           lt.maxItemSeq = seq;
           servers.touch("logs_root");
@@ -304,20 +357,40 @@ class Repair {
       try {
         if (fixers.mend(p.code, p.values)) mended = true;
       } catch (e) {
-        // The item that it needs cannot be read: the next round sees whether that has changed.
-        if (!(e instanceof FsError)) throw e;
+        // What it needs cannot be read, or no key can name it: the next round looks again.
+        if (!(e instanceof FsError || e instanceof FormatError)) throw e;
       }
     }
+    const shared = allowed.filter((p) => p.code === "data-block-twice");
+    if (shared.length > 0 && this.#copyShared(round, patch, shared)) mended = true;
     fixers.finish();
     for (const note of fixers.notes) this.options.log?.(note);
-    const count = allowed.find((p) => p.code === "inode-count");
-    if (count !== undefined) {
-      patch.inodeDelta += Number(count.values["found"]) - Number(count.values["value"]);
-      mended = true;
-    }
     if (mended) round.changed = true;
+    const count = allowed.find((p) => p.code === "inode-count");
+    if (count !== undefined) servers.setInodeCount(Number(count.values["found"]));
     patch.write(servers);
   }
+
+  /** Of two files with the same data blocks the later one gets blocks of its own. */
+  #copyShared(round: Round, patch: ItemPatch, shared: readonly Problem[]): boolean {
+    const free = freeDataRuns(round.cx, round.items).map(({ start, len }) => ({ start, len }));
+    const done = new Set<string>();
+    for (const { values } of shared) {
+      const owner = ownerOf(values["second"]);
+      if (owner === null || done.has(`${owner.ino}.${owner.iblock}`)) continue;
+      done.add(`${owner.ino}.${owner.iblock}`);
+      if (!copyExtent(round.cx, patch, free, owner.ino, owner.iblock)) continue;
+      this.options.log?.(`inode ${owner.ino} got a copy of blocks that another file has as well`);
+    }
+    round.dataRuns = free.filter(({ len }) => len > 0);
+    return done.size > 0;
+  }
+}
+
+/** Inode and logical block of the owner that a message names. */
+function ownerOf(name: unknown): { ino: number; iblock: number } | null {
+  const m = /^inode (\d+) at block (\d+)$/.exec(String(name));
+  return m === null ? null : { ino: Number(m[1]), iblock: Number(m[2]) };
 }
 
 /** Inodes come before the entries that lead to them, what only counts comes last. */
@@ -339,8 +412,8 @@ const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
   ] as ProblemCode[]).map((code, i) => [code, i]),
 );
 
-const isAllocator = (tree: string): boolean =>
-  /^(meta_alloc|data_alloc|data_avail|data_freed)/.test(tree);
+const isAllocator = (what: string): boolean =>
+  /^((list block of |free in )?(server_meta|meta_a|meta_f|data_a|data_f))/.test(what);
 
 function needsRecovery({ items }: CheckResult): boolean {
   return items !== null && (
@@ -354,11 +427,25 @@ function quorumSlots(problems: readonly Problem[]): Set<number> {
   return new Set(bad.map(({ values }) => Number(values["slot"])));
 }
 
+/** Problems that make a super block unusable, or the two contradict each other. */
+const SUPER_CODES: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
+  "super-magic",
+  "super-crc",
+  "super-blkno",
+  "super-version",
+  "super-role",
+  "super-flags",
+  "super-reserved",
+  "super-size",
+  "super-pair",
+]);
+
 /** Writing the allocators anew is all that these need. */
-function isSpaceProblem(code: ProblemCode): boolean {
+function isSpaceProblem({ code, values }: Problem): boolean {
   return /^(list-|alloc-|meta-leak$|meta-free-|meta-block-|super-|root-pad$)/.test(code) ||
     /^extent-(key|range|order|overlap|index|total)$/.test(code) ||
-    code.startsWith("data-") && code !== "data-block-twice";
+    code.startsWith("data-") && code !== "data-block-twice" ||
+    isAllocator(String(values["what"] ?? ""));
 }
 
 function isDataSpaceProblem({ code, values }: Problem): boolean {

@@ -27,6 +27,8 @@ import {
   BTREE_ITEM_BYTES,
   BTREE_LEAF_FREE,
   BTREE_PARENT_FREE,
+  DATA_ALLOC_MAX_ZONES,
+  DATA_ALLOC_ZONE_BLOCKS_MIN,
   FIRST_FREE_INO,
   MAGIC_ALLOC_LIST,
   MAGIC_SUPER,
@@ -35,7 +37,7 @@ import {
   SUPER_FLAG_META_DEV,
 } from "../../../format/constants.ts";
 import { sealBlock } from "../../../format/crc32c.ts";
-import type { LogMergeComplete } from "../../../format/merge.ts";
+import { type LogMergeComplete, logMergeRangeKey } from "../../../format/merge.ts";
 import { SuperBlock } from "../../../format/super.ts";
 import { BlockCache, BlockWriter } from "../../block_cache.ts";
 import { walkBlocks, type WriteTree } from "../../btree.ts";
@@ -43,11 +45,13 @@ import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
 import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
-import { fieldU64, isExact, refBlkno } from "../raw.ts";
+import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
 import { BlockPool, FreeBlocks, type Run } from "./free_blocks.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
 const NO_VALUE = new Uint8Array(0);
+/** A version from here on is damage: the counter must not follow it. */
+export const SEQ_LIMIT = 2 ** 52;
 /** Blocks that stay free for the estimate of what the allocators themselves need. */
 const LIST_SLACK = 128;
 
@@ -97,6 +101,11 @@ export class Round {
     this.#normalizeCounters();
   }
 
+  /** The newest version that anything can have so far. */
+  get newest(): number {
+    return this.sb.seq;
+  }
+
   /** A new value of the server's sequence counter (03 §7). */
   nextSeq(): number {
     return ++this.sb.seq;
@@ -104,8 +113,21 @@ export class Round {
 
   /** New inodes get numbers beyond `ino`. */
   raiseNextIno(ino: number): void {
-    if (ino < this.sb.nextIno) return;
+    if (ino < this.sb.nextIno || ino >= SEQ_LIMIT) return;
     this.sb.nextIno = ino + 1;
+    this.changed = true;
+  }
+
+  /** Volume options that mean nothing are cleared (01 §8.5). */
+  clearOptions(): void {
+    const { volopt } = this.sb, z = fieldU64(volopt, 8), total = fieldU64(this.sb, 104);
+    const valid = (volopt.setBits & 1n) !== 0n && z >= DATA_ALLOC_ZONE_BLOCKS_MIN &&
+      z >= Math.floor(total / DATA_ALLOC_MAX_ZONES) && z <= total;
+    volopt.zero();
+    if (valid) {
+      volopt.setBits = 1n;
+      volopt.dataAllocZoneBlocks = z;
+    }
     this.changed = true;
   }
 
@@ -153,7 +175,7 @@ export class Round {
         block(b.blkno);
         const list = new AllocListBlock(b.v);
         const end = Math.min(list.start + list.nr, ALLOC_LIST_MAX_BLOCKS);
-        for (let i = list.start; i < end; i++) entry(list.entry(i));
+        for (let i = list.start; i < end; i++) entry(rawU64(b.v, AllocListBlock.SIZE + 8 * i));
         ref = list.next;
       }
     } catch (e) {
@@ -161,9 +183,10 @@ export class Round {
     }
   }
 
-  /** Free blocks that completions of a log merge list: they stay theirs until they are spliced in. */
+  /** Free blocks that completions of a log merge list, where these must stay. */
   #entriesOf(completions: readonly LogMergeComplete[]): Set<number> {
     const entries = new Set<number>();
+    if (this.mayRevertMerge) return entries;
     for (const c of completions) {
       for (const head of [c.metaAvail, c.metaFreed]) {
         this.#walkList(head, () => {}, (blkno) => entries.add(blkno));
@@ -172,26 +195,41 @@ export class Round {
     return entries;
   }
 
-  /** Whether fs_root may be changed: not while a merge has blocks of it in its freed lists. */
+  /**
+   * Whether merge requests and completions that are not spliced in can become ranges again: their
+   * keys leave out the zone of the range's start, so that two can be the same (03 T8).
+   */
+  get mayRevertMerge(): boolean {
+    const { ranges, requests, completions } = this.items.merge;
+    const starts = [
+      ...ranges.map((r) => r.start),
+      ...requests.map(({ r }) => r.start),
+      ...completions.map(({ c }) => c.start),
+    ].map((start) => logMergeRangeKey(start).toString());
+    return new Set(starts).size === starts.length;
+  }
+
+  /** Whether fs_root may be changed: not while a completion has blocks of it in its freed list. */
   get fsRootIsOurs(): boolean {
-    return this.items.merge.completions.every(({ c }) =>
-      c.metaAvail.isZero() && c.metaFreed.isZero()
-    );
+    return this.mayRevertMerge ||
+      this.items.merge.completions.every(({ c }) => c.metaAvail.isZero() && c.metaFreed.isZero());
   }
 
   /** Makes seq and next_ino numbers to count on with (03 §7). */
   #normalizeCounters(): void {
     const { sb, items } = this;
     const seq = fieldU64(sb, 72);
-    let most = isExact(seq) ? Math.max(1, seq) : 1;
+    let most = seq < SEQ_LIMIT ? Math.max(1, seq) : 1;
+    const raise = (n: number) => {
+      if (n < SEQ_LIMIT) most = Math.max(most, n);
+    };
     for (const { lt } of items.logTrees) {
-      most = Math.max(most, lt.maxItemSeq, lt.getTransSeq, lt.commitTransSeq, lt.finalizeSeq);
+      for (const n of [lt.maxItemSeq, lt.getTransSeq, lt.commitTransSeq, lt.finalizeSeq]) raise(n);
     }
-    if (items.merge.status !== null) most = Math.max(most, items.merge.status.seq);
+    if (items.merge.status !== null) raise(items.merge.status.seq);
     sb.seq = most;
     const nextIno = fieldU64(sb, 80);
     if (!isExact(nextIno) || nextIno < FIRST_FREE_INO) sb.nextIno = FIRST_FREE_INO;
-    if (!isExact(fieldU64(sb, 88))) sb.inodeCount = 0;
   }
 
   /** Writes everything and switches to it. Throws FsError with nothing switched. */

@@ -15,10 +15,10 @@ import type { AllocListHead } from "../../../format/alloc.ts";
 import type { BtreeRoot } from "../../../format/btree.ts";
 import { LOG_TREES_FINALIZED, MAGIC_BLOOM } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
-import { lockRangeOfItem } from "../../../format/lock_ranges.ts";
 import { LogTrees, logTreesKey } from "../../../format/log_trees.ts";
 import {
   LOG_MERGE_STATUS_KEY,
+  type LogMergeComplete,
   logMergeCompleteKey,
   logMergeFreeingKey,
   LogMergeRange,
@@ -36,11 +36,11 @@ import { forEachItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
 import type { LogTree } from "../pass_roots.ts";
 import { refBlkno } from "../raw.ts";
-import type { Round } from "./round.ts";
+import { lockOf } from "./item_patch.ts";
+import { type Round, SEQ_LIMIT } from "./round.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
-/** A sequence number so great that the counter must not follow it. */
-const SEQ_LIMIT = 2 ** 52;
+const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 
 export type ServerTree = "logs_root" | "srch_root" | "log_merge" | "mounted_clients";
 
@@ -55,6 +55,7 @@ export class ServerTrees {
   readonly #compactions: SrchCompact[];
   readonly #ranges: LogMergeRange[];
   readonly #requests: { key: Key; val: Uint8Array; start: Key; end: Key }[];
+  readonly #completions: LogMergeComplete[];
   readonly #dirty = new Set<ServerTree>();
 
   constructor(private readonly round: Round) {
@@ -63,6 +64,7 @@ export class ServerTrees {
     this.#srchFiles = items.srchFiles.map(({ file, sorted }) => ({ file, sorted }));
     this.#compactions = items.compactions.map(({ sc }) => sc);
     this.#ranges = [...items.merge.ranges];
+    this.#completions = items.merge.completions.map(({ c }) => c);
     this.#requests = items.merge.requests.map(({ r }) => ({
       key: logMergeRequestKey(r.rid, r.seq),
       val: r.bytes,
@@ -128,10 +130,13 @@ export class ServerTrees {
       this.addSearchLog(file);
     }
     lt.srchFile.zero();
-    if (wasOpen) {
-      lt.dataAllocZoneBlocks = 0;
-      lt.dataAllocZones.fill(0);
-    }
+    lt.dataAllocZoneBlocks = 0;
+    lt.dataAllocZones.fill(0);
+    while (lt.rid === 0n || lt.rid === ALL_ONES) lt.rid = round.options.random.u64();
+    if (lt.maxItemSeq >= SEQ_LIMIT) lt.maxItemSeq = round.newest;
+    if (lt.getTransSeq >= SEQ_LIMIT) lt.getTransSeq = 0;
+    if (lt.commitTransSeq >= SEQ_LIMIT) lt.commitTransSeq = 0;
+    if (lt.finalizeSeq >= SEQ_LIMIT) lt.finalizeSeq = 0;
     if (lt.commitTransSeq !== lt.getTransSeq) {
       lt.getTransSeq = lt.commitTransSeq = Math.max(lt.getTransSeq, lt.commitTransSeq);
     }
@@ -155,25 +160,52 @@ export class ServerTrees {
     return had;
   }
 
-  /** Merge requests become ranges again; one whose key is taken stays, nobody's (T8). */
+  /**
+   * Merge requests become ranges again, and so do completions that are not part of fs_root yet: as
+   * if the client had failed, their ranges will be merged once more. Those that cannot stay (T8).
+   */
   #cancelRequests(): boolean {
     const { merge } = this.round.items;
-    let any = false;
     if (merge.status === null) return false;
+    const revert = this.round.mayRevertMerge;
+    let any = false;
     for (const { r } of merge.requests) {
       this.#letGo(r.metaAvail, r.metaFreed);
       this.touch("log_merge");
       any = true;
-      const key = logMergeRangeKey(r.start);
-      if (this.#ranges.some((x) => logMergeRangeKey(x.start).equals(key))) continue;
-      const range = LogMergeRange.alloc();
-      range.start = r.start;
-      range.end = r.end;
-      this.#ranges.push(range);
+      if (!revert) continue;
       const own = logMergeRequestKey(r.rid, r.seq);
       this.#requests.splice(this.#requests.findIndex((x) => x.key.equals(own)), 1);
+      this.#addRange(r.start, r.end);
+    }
+    for (const { c } of merge.completions) {
+      if (!revert || c.metaAvail.isZero() && c.metaFreed.isZero()) continue;
+      // The new blocks of its subtree are found free in the next round.
+      this.#letGo(c.metaAvail, c.metaFreed);
+      this.touch("log_merge");
+      this.#completions.splice(this.#completions.indexOf(c), 1);
+      this.#addRange(c.start, c.end);
     }
     return any;
+  }
+
+  #addRange(start: Key, end: Key): void {
+    const range = LogMergeRange.alloc();
+    range.start = start;
+    range.end = end;
+    this.#ranges.push(range);
+  }
+
+  /** Padding of roots in the values of items. */
+  clearPads(): void {
+    const { requests, freeing } = this.round.items.merge;
+    for (const { r } of requests) {
+      r.root.bytes.fill(0, 17);
+      r.logsRoot.bytes.fill(0, 17);
+    }
+    for (const c of this.#completions) c.root.bytes.fill(0, 17);
+    for (const { f } of freeing) f.root.bytes.fill(0, 17);
+    this.touch("log_merge");
   }
 
   /** Numbers in the merge status that only count items. */
@@ -205,6 +237,13 @@ export class ServerTrees {
     this.touch("srch_root");
   }
 
+  /** The volume has so many inodes: all of them count in the super block, none in log trees. */
+  setInodeCount(inodes: number): void {
+    this.round.sb.inodeCount = inodes;
+    for (const lt of this.round.items.logTrees) lt.lt.inodeCountDelta = 0;
+    this.touch("logs_root");
+  }
+
   addLogTree(lt: LogTrees): void {
     this.logTrees.push(lt);
     this.touch("logs_root");
@@ -221,8 +260,8 @@ export class ServerTrees {
     try {
       let last: Key | null = null;
       forEachItem({ cache: round.cache }, lt.itemRoot, Key.ZEROS, ({ key }) => {
-        const start = lockRangeOfItem(key)?.start;
-        if (start === undefined || last !== null && start.equals(last)) return;
+        const start = lockOf(key);
+        if (start === null || last !== null && start.equals(last)) return;
         last = start;
         starts.push(start);
       });
@@ -269,7 +308,7 @@ export class ServerTrees {
   }
 
   #mergeEntries(): Entry[] {
-    const { status, completions, freeing } = this.round.items.merge;
+    const { status, freeing } = this.round.items.merge, completions = this.#completions;
     if (status !== null) {
       status.nrRequests = this.#requests.length;
       if (completions.length === 0) status.nrComplete = 0;
@@ -279,7 +318,7 @@ export class ServerTrees {
       ...status === null ? [] : [{ key: LOG_MERGE_STATUS_KEY, val: status.bytes }],
       ...this.#ranges.map((r) => ({ key: logMergeRangeKey(r.start), val: r.bytes })),
       ...this.#requests,
-      ...completions.map(({ c }) => ({ key: logMergeCompleteKey(c.seq), val: c.bytes })),
+      ...completions.map((c) => ({ key: logMergeCompleteKey(c.seq), val: c.bytes })),
       ...freeing.map(({ f }) => ({ key: logMergeFreeingKey(f.seq), val: f.bytes })),
     ];
   }

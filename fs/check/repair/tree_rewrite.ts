@@ -24,18 +24,20 @@ import { itemOrder, MAX_ITEMS } from "../btree_check.ts";
 import { type BadBlock, isForeign, toRef } from "../context.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { BAD_READ, type RawBlock, type Ref } from "../source.ts";
-import type { Round } from "./round.ts";
+import { type Round, SEQ_LIMIT } from "./round.ts";
 import { newTreeBlock } from "./tree_builder.ts";
 
 const REF_BYTES = 16;
-/** Versions beyond this are not believed: nothing could be newer. */
-const SEQ_LIMIT = 2 ** 52;
 
 export interface Damage {
   /** Bad blocks of this tree. */
   readonly bad: readonly BadBlock[];
   /** Keys of items that must not be in it. */
   readonly unwanted: readonly Key[];
+  /** Keys of items whose version is impossible: they become as new as anything that is there. */
+  readonly late: readonly Key[];
+  /** The newest version of this tree. */
+  readonly newest: number;
   /** Leaves may hold deletion items. */
   readonly log: boolean;
 }
@@ -104,9 +106,9 @@ class Rewriter {
 
   /** Whether anything in [lo, hi] is to be changed. */
   #touches(lo: Key, hi: Key): boolean {
-    const { bad, unwanted } = this.damage;
-    return bad.some((x) => x.lo.compare(lo) >= 0 && x.lo.compare(hi) <= 0) ||
-      unwanted.some((key) => key.compare(lo) >= 0 && key.compare(hi) <= 0);
+    const { bad, unwanted, late } = this.damage;
+    const inside = (key: Key) => key.compare(lo) >= 0 && key.compare(hi) <= 0;
+    return bad.some((x) => inside(x.lo)) || unwanted.some(inside) || late.some(inside);
   }
 
   /** Reads a block; false if it is not the one meant, or one of another level. */
@@ -136,9 +138,11 @@ class Rewriter {
         this.result.dropped++;
         continue;
       }
-      const seq = rawU64(b.v, item + 40), deletion = itemFlags(b, item) === ITEM_FLAG_DELETION;
+      const stored = rawU64(b.v, item + 40);
+      const seq = isExact(stored) && stored < SEQ_LIMIT ? stored : this.damage.newest;
+      const deletion = itemFlags(b, item) === ITEM_FLAG_DELETION;
       const len = itemValLen(b, item);
-      const usable = isExact(seq) && seq < SEQ_LIMIT && hasRoom(block, len) &&
+      const usable = hasRoom(block, len) &&
         (itemFlags(b, item) === 0 || deletion && len === 0 && this.damage.log);
       if (usable) insertItem(block, key, seq, deletion ? ITEM_FLAG_DELETION : 0, itemVal(b, item));
       else this.result.unusable++;

@@ -1,0 +1,193 @@
+/**
+ * Super blocks that cannot be used as they are (01 §8): both devices have one, and what does not
+ * change after mkfs stands in both, in the quorum blocks and in every metadata block.
+ *
+ * A metadata super block with impossible fixed fields is completed from those; what is written has
+ * been tried on a check first: it must lead to inodes. A data super block is only written if the
+ * device is the right one beyond doubt: fsid or uuid are those of the metadata device.
+ */
+
+import { bytesEqual } from "../../../format/bytes.ts";
+import {
+  AF_IPV4,
+  DATA_DEV_START_BLKNO,
+  FMT_VERS_MAX,
+  FMT_VERS_MIN,
+  LG_SIZE,
+  MAGIC_QUORUM,
+  MAGIC_SUPER,
+  META_DEV_START_BLKNO,
+  QUORUM_BLKNO,
+  QUORUM_MAX_SLOTS,
+  SM_SIZE,
+  SUPER_BLKNO,
+  SUPER_FLAG_META_DEV,
+} from "../../../format/constants.ts";
+import { blockCrcOk, sealBlock } from "../../../format/crc32c.ts";
+import { BlockHeader } from "../../../format/block.ts";
+import { SuperBlock } from "../../../format/super.ts";
+import type { Device } from "../../device.ts";
+import { DeviceError } from "../../errors.ts";
+import { type CheckOptions, runCheck } from "../check.ts";
+import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
+
+/**
+ * Makes the metadata super block usable if it can be; true when it was written. `options` are those
+ * of the check that tries it.
+ */
+export function mendMetaSuper(meta: Device, data: Device, options: CheckOptions): boolean {
+  const raw = readSuper(meta), other = readSuper(data);
+  if (raw === null) return false;
+  const sb = SuperBlock.at(raw), copy = other === null ? null : SuperBlock.at(other);
+  const before = raw.slice();
+  sb.hdr.magic = MAGIC_SUPER;
+  sb.hdr.blkno = SUPER_BLKNO;
+  sb.v.setBigUint64(sb.o + 48, BigInt(SUPER_FLAG_META_DEV), true);
+  sb.v.setBigUint64(sb.o + 32, 0n, true);
+  sb.hdr.fsid = likeliestFsid(meta, sb, copy);
+  const version = (s: SuperBlock) => fieldU64(s, 40);
+  const known = (n: number) => n >= FMT_VERS_MIN && n <= FMT_VERS_MAX;
+  if (!known(version(sb))) {
+    const theirs = copy === null ? FMT_VERS_MAX : version(copy);
+    sb.fmtVers = known(theirs) ? theirs : FMT_VERS_MAX;
+  }
+  const blocks = (at: number, dev: Device, size: number, least: number) => {
+    const most = Math.floor(dev.size / size);
+    const fits = (n: number) => isExact(n) && n > least && n <= most;
+    if (fits(fieldU64(sb, at))) return;
+    const theirs = copy === null ? 0 : fieldU64(copy, at);
+    sb.v.setBigUint64(sb.o + at, BigInt(fits(theirs) ? theirs : most), true);
+  };
+  blocks(96, meta, LG_SIZE, META_DEV_START_BLKNO);
+  blocks(104, data, SM_SIZE, DATA_DEV_START_BLKNO);
+  sealBlock(raw);
+  if (bytesEqual(raw, before) || !leadsToInodes(meta, data, raw, options)) return false;
+  meta.write(raw, SUPER_BLKNO * SM_SIZE);
+  meta.flush();
+  return true;
+}
+
+/** Makes the data super block agree with the metadata super block; true when it was written. */
+export function mendDataSuper(meta: Device, data: Device): boolean {
+  const ours = readSuper(meta), raw = readSuper(data);
+  if (ours === null || raw === null) return false;
+  const sb = SuperBlock.at(ours), other = SuperBlock.at(raw);
+  // Never turn another device into a part of this volume.
+  if (sb.hdr.fsid !== other.hdr.fsid && !bytesEqual(sb.uuid, other.uuid)) return false;
+  const made = data.allocBuffer(SM_SIZE);
+  made.set(ours);
+  const copy = SuperBlock.at(made);
+  // What only the metadata device uses stays as mkfs left it, if it is readable at all.
+  if (other.hdr.magic === MAGIC_SUPER) made.set(raw.subarray(112, SuperBlock.SIZE), 112);
+  copy.flags = 0;
+  copy.hdr.seq = 1n;
+  sealBlock(made);
+  if (bytesEqual(made, raw)) return false;
+  data.write(made, SUPER_BLKNO * SM_SIZE);
+  data.flush();
+  return true;
+}
+
+/** Quorum slots that nothing can use become what the data device remembers of them, or absent. */
+export function mendSlots(sb: SuperBlock, data: Device, slots: readonly number[]): void {
+  const raw = readSuper(data);
+  for (const slot of slots) {
+    const ours = sb.qconf.slots(slot);
+    ours.zero();
+    if (raw === null || !blockCrcOk(raw)) continue;
+    const { addr } = SuperBlock.at(raw).qconf.slots(slot);
+    const taken = sb.qconf.presentSlots().some((other) =>
+      other !== slot && sb.qconf.slots(other).addr.addr === addr.addr &&
+      sb.qconf.slots(other).addr.port === addr.port
+    );
+    const usable = addr.family === AF_IPV4 && addr.port !== 0 && addr.addr !== 0 &&
+      addr.addr !== 0xffff_ffff && !taken;
+    if (usable) ours.addr.setIpv4(addr.addr, addr.port);
+  }
+}
+
+/** The block as it is, zeros behind the structure; null when it cannot be read. */
+function readSuper(dev: Device): Uint8Array | null {
+  if (dev.size < (SUPER_BLKNO + 1) * SM_SIZE) return null;
+  const block = dev.allocBuffer(SM_SIZE);
+  try {
+    dev.read(block, SUPER_BLKNO * SM_SIZE);
+  } catch (e) {
+    if (e instanceof DeviceError) return null;
+    throw e;
+  }
+  block.fill(0, SuperBlock.SIZE);
+  return block;
+}
+
+/** The fsid that most of what carries it says: supers, quorum blocks, the root of fs_root. */
+function likeliestFsid(meta: Device, sb: SuperBlock, copy: SuperBlock | null): bigint {
+  const votes = new Map<bigint, number>();
+  const vote = (fsid: bigint, n = 1) => void votes.set(fsid, (votes.get(fsid) ?? 0) + n);
+  vote(sb.hdr.fsid);
+  if (copy !== null && copy.hdr.magic === MAGIC_SUPER) vote(copy.hdr.fsid);
+  const small = meta.allocBuffer(SM_SIZE);
+  const read = (off: number): BlockHeader | null => {
+    if (off + SM_SIZE > meta.size) return null;
+    try {
+      meta.read(small, off);
+    } catch (e) {
+      if (e instanceof DeviceError) return null;
+      throw e;
+    }
+    return BlockHeader.at(small);
+  };
+  for (let slot = 0; slot < QUORUM_MAX_SLOTS; slot++) {
+    const hdr = read((QUORUM_BLKNO + slot) * SM_SIZE);
+    if (hdr !== null && hdr.magic === MAGIC_QUORUM) vote(hdr.fsid);
+  }
+  const root = refBlkno(sb.fsRoot.ref);
+  if (isExact(root) && root >= META_DEV_START_BLKNO && root < meta.size / LG_SIZE) {
+    const hdr = read(root * LG_SIZE);
+    if (hdr !== null && rawU64(hdr.v, hdr.o + 24) === root) vote(hdr.fsid);
+  }
+  let best = sb.hdr.fsid;
+  for (const [fsid, n] of votes) if (n > (votes.get(best) ?? 0)) best = fsid;
+  return best;
+}
+
+/** A device with another super block than the one it has. */
+class WithSuper implements Device {
+  constructor(private readonly dev: Device, private readonly superBlock: Uint8Array) {}
+  get name(): string {
+    return this.dev.name;
+  }
+  get size(): number {
+    return this.dev.size;
+  }
+  allocBuffer(bytes: number): Uint8Array {
+    return this.dev.allocBuffer(bytes);
+  }
+  read(buf: Uint8Array, off: number): void {
+    this.dev.read(buf, off);
+    const at = SUPER_BLKNO * SM_SIZE - off;
+    if (at >= 0 && at + SM_SIZE <= buf.length) buf.set(this.superBlock, at);
+  }
+  write(): void {
+    throw new DeviceError(this.dev.name, "is only tried");
+  }
+  writev(): void {
+    this.write();
+  }
+  flush(): void {}
+  close(): void {}
+}
+
+function leadsToInodes(
+  meta: Device,
+  data: Device,
+  superBlock: Uint8Array,
+  options: CheckOptions,
+): boolean {
+  const { memory, tempDir } = options;
+  const { report } = runCheck(new WithSuper(meta, superBlock), data, {
+    ...(memory === undefined ? {} : { memory }),
+    ...(tempDir === undefined ? {} : { tempDir }),
+  });
+  return report.stats.inodes > 0;
+}
