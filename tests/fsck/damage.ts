@@ -259,7 +259,7 @@ export function itemDamage(meta: Device, perKind: number): Damage[] {
         if (hasRoom(b, val.length) && findLeafItem(b, at) === 0) insertItem(b, at, seq, flags, val);
       };
       const near = neighbour(key);
-      add(`again at ${near}`, (b) => insert(b, near));
+      if (findLeafItem(b, near) === 0) add(`again at ${near}`, (b) => insert(b, near));
       const foreign = Key.of(key.zone, key.firstBig, 30, key.secondBig, key.thirdBig, key.fourth);
       add("one of an unknown type beside it", (b) => insert(b, foreign));
     }
