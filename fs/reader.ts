@@ -37,7 +37,7 @@ import { bytesEqual } from "../format/bytes.ts";
 import { Key } from "../format/key.ts";
 import { BlockCache } from "./block_cache.ts";
 import type { TreeItem } from "./btree.ts";
-import { CorruptError, FsError } from "./errors.ts";
+import { asCorrupt, CorruptError, FsError } from "./errors.ts";
 import type { Random } from "./env.ts";
 import { inodeCount } from "./forest.ts";
 import { ItemTrees } from "./resolve.ts";
@@ -97,7 +97,7 @@ export class VolumeReader {
   inode(ino: number): Inode {
     const item = this.#trees.item(inodeKey(ino));
     if (item === null) throw new FsError(ENOENT, `inode ${ino} does not exist`);
-    return Inode.read(item.val, this.volume.fmtVers);
+    return exact(item, () => Inode.read(item.val, this.volume.fmtVers));
   }
 
   /** The inode number behind a name in a directory, or null. */
@@ -147,7 +147,7 @@ export class VolumeReader {
     const first = backrefKey(ino, 0, 0);
     const last = Key.of(16, ino, first.type, U64_MAX, U64_MAX, 0xff);
     for (const item of this.items(first, last)) {
-      yield { dir: item.key.second, name: decodeEntry(item).name };
+      yield exact(item, () => ({ dir: item.key.second, name: decodeEntry(item).name }));
     }
   }
 
@@ -186,25 +186,28 @@ export class VolumeReader {
       if (have < whole.length) continue;
       const { nameLen } = Xattr.at(whole);
       const name = whole.subarray(Xattr.SIZE, Xattr.SIZE + nameLen);
-      if (xattrNameHash(name) !== item.key.second) {
+      const { hash, id } = exact(item, () => ({ hash: item.key.second, id: item.key.third }));
+      if (xattrNameHash(name) !== hash) {
         throw new CorruptError(`xattr ${item.key}: its name has another hash`);
       }
-      yield { name, value: whole.subarray(Xattr.SIZE + nameLen), id: item.key.third };
+      yield { name, value: whole.subarray(Xattr.SIZE + nameLen), id };
     }
   }
 
   /** The extents of a file that end at or after `block`. */
   *extents(ino: number, block = 0): Generator<FileExtent, void, undefined> {
     const last = lastInodeKey(ino, TYPE_DATA_EXTENT);
-    for (const { key, val } of this.items(extentSearchKey(ino, block), last)) {
-      const { blkno, flags } = DataExtentVal.at(val);
-      yield {
-        start: key.second - key.third + 1,
-        length: key.third,
-        blkno,
-        offline: (flags & SEF_OFFLINE) !== 0,
-        unwritten: (flags & SEF_UNWRITTEN) !== 0,
-      };
+    for (const item of this.items(extentSearchKey(ino, block), last)) {
+      yield exact(item, () => {
+        const { blkno, flags } = DataExtentVal.at(item.val);
+        return {
+          start: item.key.second - item.key.third + 1,
+          length: item.key.third,
+          blkno,
+          offline: (flags & SEF_OFFLINE) !== 0,
+          unwritten: (flags & SEF_UNWRITTEN) !== 0,
+        };
+      });
     }
   }
 
@@ -245,8 +248,8 @@ export class VolumeReader {
     const type = index === "meta_seq" ? TYPE_INODE_INDEX_META_SEQ : TYPE_INODE_INDEX_DATA_SEQ;
     const start = Key.of(ZONE_INODE_INDEX, 0, type, first.seq, first.ino);
     const last = Key.of(ZONE_INODE_INDEX, 0, type, U64_MAX, U64_MAX, 0xff);
-    for (const { key } of this.items(start, last)) {
-      yield { seq: key.second, ino: key.third } satisfies IndexEntry;
+    for (const item of this.items(start, last)) {
+      yield exact<IndexEntry>(item, () => ({ seq: item.key.second, ino: item.key.third }));
     }
   }
 
@@ -269,6 +272,17 @@ function decodeEntry(item: TreeItem): DirEntry {
   if (item.val.length <= Dirent.SIZE) {
     throw new CorruptError(`entry ${item.key} of ${item.val.length} bytes`);
   }
-  const { ino, pos, type } = Dirent.at(item.val);
-  return { ino, pos, type, name: item.val.subarray(Dirent.SIZE) };
+  return exact(item, () => {
+    const { ino, pos, type } = Dirent.at(item.val);
+    return { ino, pos, type, name: item.val.subarray(Dirent.SIZE) };
+  });
+}
+
+/** What `read` decodes of an item; numbers that no volume can have are corruption. */
+function exact<T>(item: TreeItem, read: () => T): T {
+  try {
+    return read();
+  } catch (e) {
+    throw asCorrupt(e, `item ${item.key}`);
+  }
 }
