@@ -182,7 +182,8 @@ export class Orphans {
    */
   async delete(ino: number): Promise<void> {
     for (;;) {
-      const step = await this.fs.runner.run((op) => this.#step(op, ino));
+      const ran = this.fs.runner.run((op) => this.#step(op, ino));
+      const step = ran instanceof Promise ? await ran : ran;
       if (step === GONE || step === IN_USE) return;
       if (step === EXTENTS) await deleteExtents(this.fs, ino);
     }
@@ -202,8 +203,9 @@ export class Orphans {
       const last = lastInodeKey(ino, TYPE_DATA_EXTENT);
       if (fs.items.next(op, lock, extentKey(ino, 0, 0), last) !== null) return EXTENTS;
     }
-    if (!this.#deleteXattr(op, h)) this.#deleteInode(op, h);
-    return STEPPED;
+    if (this.#deleteXattr(op, h)) return STEPPED;
+    this.#deleteInode(op, h);
+    return GONE;
   }
 
   /** Is the inode in use by another mount? Asks at most once per grant of the group's lock. */

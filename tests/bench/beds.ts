@@ -47,7 +47,8 @@ export function tmpfs(): { path: string; close(): Promise<void> } {
   };
 }
 
-function loopDevice(store: string, name: string, bytes: number): string {
+/** A loop device over a new sparse file in `store`. */
+export function loopDevice(store: string, name: string, bytes: number): string {
   const image = `${store}/${name}.img`;
   Deno.writeFileSync(image, new Uint8Array());
   Deno.truncateSync(image, bytes);
@@ -55,7 +56,7 @@ function loopDevice(store: string, name: string, bytes: number): string {
 }
 
 /** Starts a foreground server on processor 0 and waits until its mount point shows it. */
-async function serve(
+export async function serve(
   command: string,
   args: string[],
   mountpoint: string,

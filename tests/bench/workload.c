@@ -3,6 +3,9 @@
  * operation (or bytes a second for the sequential rows). Runs single-threaded except for rand16.
  *
  *   workload OP DIR COUNT
+ *   workload populate DIR COUNT PER-DIRECTORY
+ *
+ * populate makes directories of so many files each and prints a line for every 100,000 files.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -81,7 +84,7 @@ static void *random_reads(void *arg)
 
 int main(int argc, char **argv)
 {
-	if (argc != 4)
+	if (argc != 4 && argc != 5)
 		return 2;
 	const char *op = argv[1];
 	dir = argv[2];
@@ -96,6 +99,23 @@ int main(int argc, char **argv)
 				die("create", path);
 			close(fd);
 		}
+	} else if (!strcmp(op, "populate") && argc == 5) {
+		long per = atol(argv[4]);
+		for (long i = 0; i < n; i++) {
+			if (i % per == 0 && mkdir(file("d", i / per), 0755))
+				die("mkdir", path);
+			snprintf(path, sizeof path, "%s/d%08ld/f%08ld", dir, i / per, i);
+			int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
+			if (fd < 0)
+				die("create", path);
+			close(fd);
+			if ((i + 1) % 100000 == 0 || i + 1 == n) {
+				printf("%.1f\n", (now() - t0) / (i % 100000 + 1));
+				fflush(stdout);
+				t0 = now();
+			}
+		}
+		return 0;
 	} else if (!strcmp(op, "stat")) {
 		for (long i = 0; i < n; i++)
 			if (stat(file("f", i), &st))
