@@ -290,6 +290,7 @@ class VersionCheck {
       this.cx.report.add("item-zone", { what: this.what, key: keyText(v, item) });
       return false;
     }
+    if (right && !namesNumbers(v, key, zone, type)) unused = false;
     if (!unused) {
       this.cx.report.add("item-key-fields", { what: this.what, key: keyText(v, item) });
       return false;
@@ -334,6 +335,28 @@ class VersionCheck {
         return;
       }
     }
+  }
+}
+
+/** Whether the parts of a key that are numbers are some that the format has (below 2^53). */
+function namesNumbers(v: DataView, key: number, zone: number, type: number): boolean {
+  const fits = (at: number) => v.getUint32(key + at + 4, true) < 0x20_0000;
+  const first = fits(0), second = fits(8), third = fits(16);
+  if (zone === ZONE_INODE_INDEX) return second && third;
+  if (zone === ZONE_ORPHAN) return second;
+  if (zone !== ZONE_FS) return true;
+  switch (type) {
+    case TYPE_XATTR:
+    case TYPE_DIRENT:
+      return first && third;
+    case TYPE_READDIR:
+    case TYPE_SYMLINK:
+      return first && second;
+    case TYPE_LINK_BACKREF:
+    case TYPE_DATA_EXTENT:
+      return first && second && third;
+    default:
+      return first;
   }
 }
 

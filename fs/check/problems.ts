@@ -43,6 +43,8 @@ const ENTRY =
   "The three items of the entry are made to agree with what most of them say. An entry " +
   "that leads to no inode is removed, with -y only.";
 const SUPER = "The super block is written without them.";
+const MERGE =
+  "Wrong counts are corrected; else the merge is given up, and the next one takes its log trees anew.";
 const SUPER_ANEW =
   "It is written anew from the other super block, the quorum blocks and what the volume holds, if that " +
   "leads to inodes; the data device's only if the device is the right one beyond doubt.";
@@ -306,8 +308,8 @@ export const PROBLEMS = {
   "item-unmerged": kind(
     "error",
     "a log merge has gone past item {key} without merging it: its end would lose the item",
-    "none",
-    NOTHING,
+    "safe",
+    MERGE,
   ),
   // Log trees, merging, clients.
   "log-tree": kind("error", "{what}: {why}", "safe", SERVER),
@@ -345,7 +347,7 @@ export const PROBLEMS = {
     "error",
     "{what}: {why}",
     "safe",
-    "Wrong counts are corrected. Other contradictions are only reported.",
+    MERGE,
   ),
   // Search files.
   "srch-file": kind("error", "{what}: {why}", "safe", SEARCH),

@@ -75,7 +75,7 @@ export class Findings {
     if (code === "inode-next-ino") {
       this.greatestIno = Math.max(this.greatestIno, Number(values["ino"]));
     }
-    if (SERVER_TREES.has(what)) {
+    if (SERVER_TREES.has(what) && code !== "merge") {
       this.serverTrees.add(what);
       if (HIDING.has(code)) this.incomplete = true;
     }

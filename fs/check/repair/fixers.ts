@@ -232,6 +232,7 @@ export class Fixers {
       quotaRuleKey(hash, 0),
       Key.of(ZONE_QUOTA, 0, key.type, hash, U64_MAX, 255),
     );
+    if (same.some((item) => bytesEqual(item.val, val))) return true;
     let nr = 0;
     while (same.some((item) => item.key.thirdBig === BigInt(nr))) nr++;
     this.patch.set(quotaRuleKey(hash, nr), val);

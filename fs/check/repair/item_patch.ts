@@ -35,7 +35,7 @@ import { Inode, inodeKey, xattrTotlKey, XattrTotlVal } from "../../../format/ite
 import { Key } from "../../../format/key.ts";
 import { lockRangeOfItem } from "../../../format/lock_ranges.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
-import { lookup, type TreeItem } from "../../btree.ts";
+import { forEachItem, lookup, type TreeItem } from "../../btree.ts";
 import { assert } from "../../errors.ts";
 import { ItemTrees } from "../../resolve.ts";
 import type { Round } from "./round.ts";
@@ -177,10 +177,34 @@ export class ItemPatch {
     this.#put({ key, val: delta.bytes });
   }
 
+  /**
+   * Before a merge is abandoned: totals of which it has put a part into fs_root already are made to
+   * come out right when their log trees are added once more.
+   */
+  settleTotals(): void {
+    const { items, cache } = this.round;
+    const from = Key.of(ZONE_XATTR_TOTL, 0n, 0);
+    for (const { lt } of items.logTrees) {
+      if (lt.itemRoot.height === 0) continue;
+      const keys: Key[] = [];
+      forEachItem({ cache }, lt.itemRoot, from, ({ key }) => {
+        if (key.zone !== ZONE_XATTR_TOTL) return false;
+        keys.push(key);
+        return true;
+      });
+      for (const key of keys) {
+        const val = this.#trees.item(key)?.val;
+        const now = val === undefined ? XattrTotlVal.alloc() : XattrTotlVal.at(val);
+        const { firstBig, secondBig, thirdBig } = key;
+        this.setTotal(firstBig, secondBig, thirdBig, now.total, now.count);
+      }
+    }
+  }
+
   /** What a delta of this log tree will be added to. */
   #storedTotal(key: Key): { total: bigint; count: bigint } {
     const { items, cache, cx } = this.round;
-    if (items.merge.status !== null) {
+    if (items.merge.status !== null && !this.round.mergeAbandoned) {
       const val = this.#trees.item(key)?.val;
       if (val === undefined) return { total: 0n, count: 0n };
       const now = XattrTotlVal.at(val);

@@ -219,6 +219,9 @@ class Repair {
   ): void {
     for (const { code, values } of allowed) {
       const what = String(values["what"] ?? "");
+      if (/^merge item 60\./.test(what) && /^(block-|btree-|ref-range|root-|merge)/.test(code)) {
+        servers.dropFreeing();
+      }
       if (code === "root-pad" && /^merge item/.test(what)) servers.clearPads();
       if (/compaction \d+$/.test(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
         servers.dropCompactions();
@@ -251,7 +254,7 @@ class Repair {
           servers.dropCompactions();
           break;
         case "merge":
-          if (/^nr_/.test(String(values["why"]))) servers.recountMerge();
+          if (/^(log_merge: )?nr_/.test(String(values["why"]))) servers.recountMerge();
           break;
         default:
           break;
@@ -347,6 +350,11 @@ class Repair {
   #mendItems(round: Round, servers: ServerTrees, allowed: readonly Problem[]): void {
     const lossy = this.options.mode === "all";
     const patch = new ItemPatch(round);
+    if (allowed.some(contradictsMerge)) {
+      servers.abandonMerge();
+      patch.settleTotals();
+      this.options.log?.("a log merge was given up: the next one begins anew");
+    }
     const entries = new Entries(patch, this.options.now, lossy);
     const fixers = new Fixers(round, servers, patch, entries, lossy);
     const problems = allowed.map((p) => ({ p, order: ITEM_ORDER.get(p.code) ?? ITEM_ORDER.size }))
@@ -385,6 +393,13 @@ class Repair {
     round.dataRuns = free.filter(({ len }) => len > 0);
     return done.size > 0;
   }
+}
+
+/** A merge that cannot be ended as it stands. */
+function contradictsMerge({ code, values }: Problem): boolean {
+  if (code === "item-unmerged" as ProblemCode) return true;
+  return code === "merge" && !/^nr_/.test(String(values["why"])) &&
+    !/^merge item 60\./.test(String(values["what"]));
 }
 
 /** Inode and logical block of the owner that a message names. */

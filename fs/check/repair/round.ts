@@ -76,6 +76,8 @@ export class Round {
   dataRuns: readonly Run[] | null = null;
   /** Free data extents are not what they should be. */
   dataSpaceWrong = false;
+  /** No merge is under way any more. */
+  mergeAbandoned = false;
   /** Something else than free space changed. */
   changed = false;
 

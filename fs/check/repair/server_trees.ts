@@ -20,6 +20,7 @@ import {
   LOG_MERGE_STATUS_KEY,
   type LogMergeComplete,
   logMergeCompleteKey,
+  type LogMergeFreeing,
   logMergeFreeingKey,
   LogMergeRange,
   logMergeRangeKey,
@@ -56,6 +57,8 @@ export class ServerTrees {
   readonly #ranges: LogMergeRange[];
   readonly #requests: { key: Key; val: Uint8Array; start: Key; end: Key }[];
   readonly #completions: LogMergeComplete[];
+  readonly #freeing: LogMergeFreeing[];
+  #mergeAbandoned = false;
   readonly #dirty = new Set<ServerTree>();
 
   constructor(private readonly round: Round) {
@@ -65,6 +68,7 @@ export class ServerTrees {
     this.#compactions = items.compactions.map(({ sc }) => sc);
     this.#ranges = [...items.merge.ranges];
     this.#completions = items.merge.completions.map(({ c }) => c);
+    this.#freeing = items.merge.freeing.map(({ f }) => f);
     this.#requests = items.merge.requests.map(({ r }) => ({
       key: logMergeRequestKey(r.rid, r.seq),
       val: r.bytes,
@@ -189,6 +193,27 @@ export class ServerTrees {
     return any;
   }
 
+  /**
+   * Gives up a merge whose items contradict each other: its inputs stay, and the next merge takes
+   * them all once more. Applying an item twice changes nothing, but a total would be added twice:
+   * `ItemPatch.settleTotals` sees to that.
+   */
+  abandonMerge(): void {
+    const { merge } = this.round.items;
+    for (const { r } of merge.requests) this.#letGo(r.metaAvail, r.metaFreed);
+    for (const { c } of merge.completions) this.#letGo(c.metaAvail, c.metaFreed);
+    this.#ranges.length = this.#requests.length = this.#completions.length = 0;
+    this.#mergeAbandoned = true;
+    this.round.mergeAbandoned = true;
+    this.touch("log_merge");
+  }
+
+  /** Trees that were being freed: nothing refers to their blocks, so they are found free. */
+  dropFreeing(): void {
+    this.#freeing.length = 0;
+    this.touch("log_merge");
+  }
+
   #addRange(start: Key, end: Key): void {
     const range = LogMergeRange.alloc();
     range.start = start;
@@ -198,13 +223,13 @@ export class ServerTrees {
 
   /** Padding of roots in the values of items. */
   clearPads(): void {
-    const { requests, freeing } = this.round.items.merge;
+    const { requests } = this.round.items.merge;
     for (const { r } of requests) {
       r.root.bytes.fill(0, 17);
       r.logsRoot.bytes.fill(0, 17);
     }
     for (const c of this.#completions) c.root.bytes.fill(0, 17);
-    for (const { f } of freeing) f.root.bytes.fill(0, 17);
+    for (const f of this.#freeing) f.root.bytes.fill(0, 17);
     this.touch("log_merge");
   }
 
@@ -308,7 +333,8 @@ export class ServerTrees {
   }
 
   #mergeEntries(): Entry[] {
-    const { status, freeing } = this.round.items.merge, completions = this.#completions;
+    const completions = this.#completions;
+    const status = this.#mergeAbandoned ? null : this.round.items.merge.status;
     if (status !== null) {
       status.nrRequests = this.#requests.length;
       if (completions.length === 0) status.nrComplete = 0;
@@ -319,7 +345,7 @@ export class ServerTrees {
       ...this.#ranges.map((r) => ({ key: logMergeRangeKey(r.start), val: r.bytes })),
       ...this.#requests,
       ...completions.map((c) => ({ key: logMergeCompleteKey(c.seq), val: c.bytes })),
-      ...freeing.map(({ f }) => ({ key: logMergeFreeingKey(f.seq), val: f.bytes })),
+      ...this.#freeing.map((f) => ({ key: logMergeFreeingKey(f.seq), val: f.bytes })),
     ];
   }
 
