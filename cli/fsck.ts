@@ -271,6 +271,11 @@ class Display {
 
   ask(code: ProblemCode, count: number): boolean {
     this.#line?.clear();
+    if (code === "not-clean") {
+      return confirm(
+        "Mounts ended in a crash. What they left behind must be taken back first. Do it?",
+      );
+    }
     const { how, mending } = PROBLEMS[code];
     const risk = mending === "lossy" ? " This may lose information." : "";
     return confirm(`${code}${count > 1 ? ` (${count} times)` : ""}: ${how}${risk} Do it?`);

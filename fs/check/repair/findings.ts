@@ -6,8 +6,7 @@
  * whose check reports them again.
  */
 
-import type { Mending, ProblemCode } from "../problems.ts";
-import { PROBLEMS } from "../problems.ts";
+import type { ProblemCode } from "../problems.ts";
 import type { Problem } from "../report.ts";
 
 /** Problems that are kept for mending in one round. */
@@ -61,10 +60,8 @@ export class Findings {
   incomplete = false;
   /** Greatest number of an inode that next_ino would give again, 0 if there is none. */
   greatestIno = 0;
-  /** There were more problems than one round mends. */
-  overflow = false;
-  /** The worst thing that is known of a bad block: what mending it means. */
-  readonly #blocks = new Map<number, Mending>();
+  /** What is wrong with each bad block. */
+  readonly #blocks = new Map<number, Set<ProblemCode>>();
 
   add(problem: Problem): void {
     const { code, values } = problem;
@@ -82,23 +79,18 @@ export class Findings {
     if (isSearch(what) && HIDING.has(code) || code === "srch-file") this.incomplete = true;
     if (code.startsWith("block-") || code.startsWith("btree-")) {
       const blkno = Number(values["blkno"]);
-      const now = PROBLEMS[code].mending, before = this.#blocks.get(blkno);
-      if (before === undefined || rank(now) > rank(before)) this.#blocks.set(blkno, now);
+      const codes = this.#blocks.get(blkno);
+      if (codes === undefined) this.#blocks.set(blkno, new Set([code]));
+      else codes.add(code);
     }
     if (this.problems.length < LIMIT) this.problems.push(problem);
-    else this.overflow = true;
   }
 
-  mendingOf(blkno: number): Mending {
-    return this.#blocks.get(blkno) ?? "lossy";
-  }
-
-  has(code: ProblemCode): boolean {
-    return this.problems.some((p) => p.code === code);
+  /** What is wrong with a bad block; one without damage of its own is somebody else's as well. */
+  codesOf(blkno: number): readonly ProblemCode[] {
+    return [...this.#blocks.get(blkno) ?? ["meta-block-twice" as const]];
   }
 }
-
-const rank = (m: Mending): number => m === "safe" ? 0 : m === "lossy" ? 1 : 2;
 
 /** Whether a tree of a message is fs_root or the items of a log tree. */
 export const isItemTree = (what: string): boolean =>

@@ -102,10 +102,6 @@ export class FreeBlocks implements MetaAllocator {
     return false;
   }
 
-  isFreed(blkno: number): boolean {
-    return this.#later.has(blkno);
-  }
-
   /** How many runs `remaining` has, at most. */
   get runs(): number {
     return this.#starts.length - this.#run + this.#later.size;

@@ -162,11 +162,22 @@ class Repair {
     return answer;
   }
 
+  #mayRecover(): boolean {
+    let answer = this.#answers.get("not-clean");
+    if (answer === undefined) {
+      answer = this.options.ask?.("not-clean", 1) ?? true;
+      this.#answers.set("not-clean", answer);
+    }
+    return answer;
+  }
+
   /** Mends what one round can; false if that is nothing. */
   #round(result: CheckResult, findings: Findings): boolean {
     const { cx, items, report } = result;
     assert(cx !== null && items !== null, "a round needs a checked volume");
     if (cx.undersized) return false;
+    // Nothing can be mended before what crashed mounts left has been taken back.
+    if (needsRecovery(result) && !this.#mayRecover()) return false;
     const allowed = findings.problems.filter((p) =>
       this.#may(p.code, report.counts.get(p.code) ?? 1)
     );
@@ -316,7 +327,7 @@ class Repair {
   }
 
   #mayMend(bad: BadBlock, findings: Findings): boolean {
-    return this.options.mode === "all" || findings.mendingOf(bad.ref.blkno) === "safe";
+    return findings.codesOf(bad.ref.blkno).every((code) => this.#may(code, 1));
   }
 
   /** What a log tree says of its own items: their greatest seq, the locks that they are under. */
