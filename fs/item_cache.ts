@@ -111,7 +111,7 @@ export class ItemCache {
     const page = this.#cover(op, lock, key);
     const i = page.search(key);
     const item = i < 0 || (page.flags(i) & ITEM_DELETED) !== 0 ? null : this.#item(page, i, key);
-    op.noteRead(item);
+    op.noteRead(item === null ? 0 : item.length);
     return item;
   }
 
@@ -135,8 +135,36 @@ export class ItemCache {
       if (end.compare(last) >= 0) break;
       from = end.inc();
     }
-    op.noteRead(found);
+    op.noteRead(found === null ? 0 : found.length);
     return found;
+  }
+
+  /**
+   * Visits the items with keys in [key, last], `last` bounded by the lock's end, in order, until
+   * `visit` returns false: as item `i` of a page, which both are good during the call only.
+   */
+  visit(
+    op: Op,
+    lock: ClusterLock,
+    key: Key,
+    last: Key,
+    visit: (page: Page, i: number) => boolean,
+  ): void {
+    this.#checkRead(op, lock, key);
+    if (lock.end.compare(last) < 0) last = lock.end;
+    for (let from = key; from.compare(last) <= 0;) {
+      const page = this.#cover(op, lock, from);
+      let i = page.search(from);
+      if (i < 0) i = ~i;
+      for (; i < page.count; i++) {
+        if ((page.flags(i) & ITEM_DELETED) !== 0) continue;
+        if (page.compareKey(i, last) > 0) return;
+        op.noteRead(page.length(i));
+        if (!visit(page, i)) return;
+      }
+      if (page.compareEnd(last) >= 0) return;
+      from = page.end.inc();
+    }
   }
 
   #item(page: Page, i: number, key: Key): Item {
@@ -282,16 +310,6 @@ export class ItemCache {
       if (last.compare(end) >= 0) return true;
       from = last.inc();
     }
-  }
-
-  /** A cached live item without any reading, e.g. for READDIRPLUS; null: absent or not cached. */
-  peek(op: Op, lock: ClusterLock, key: Key): Item | null {
-    this.#checkRead(op, lock, key);
-    const page = this.#find(lock, key);
-    if (page === null) return null;
-    const i = page.search(key);
-    if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) return null;
-    return this.#item(page, i, key);
   }
 
   // ---- changes (03 §9.3) ----

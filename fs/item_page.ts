@@ -163,6 +163,13 @@ export class Page {
     return this.#keyAt((BOUNDS + i) * SLOT);
   }
 
+  /** Second field of the key of item `i`; FormatError above 2^53−1. */
+  second(i: number): number {
+    const o = (BOUNDS + i) * SLOT;
+    const hi = this.words[o + 3]!;
+    return hi < 0x20_0000 ? hi * TWO32 + this.words[o + 4]! : this.key(i).second;
+  }
+
   /** Key of item `i` against `key`, of any zone. */
   compareKey(i: number, key: Key): number {
     const zones = this.lock.start.zone - key.zone;

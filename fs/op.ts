@@ -45,7 +45,6 @@ import type { Caller } from "./caller.ts";
 import { type ClusterLock, type LockClient, satisfies } from "./lock_client.ts";
 import { LOCK_WRITE } from "../format/wire.ts";
 import type { HoldOptions, Trans } from "./trans.ts";
-import type { Item } from "./item_cache.ts";
 
 /** What a suspending operation throws. Only the driver catches it. */
 export const SUSPEND: unique symbol = Symbol("suspended operation");
@@ -270,9 +269,9 @@ export class Op {
     assert(this.#phase === GATHER, "an item is fetched after the operation's first change");
   }
 
-  /** @internal Paranoid mode: a gather read and what it found. */
-  noteRead(item: Item | null): void {
-    if (this.paranoia !== null) this.#scrutinise(item === null ? 0 : item.length, 3);
+  /** @internal Paranoid mode: a gather read and the length of what it found. */
+  noteRead(length: number): void {
+    if (this.paranoia !== null) this.#scrutinise(length, 3);
   }
 
   #scrutinise(a: number, b: number): void {

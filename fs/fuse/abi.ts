@@ -53,7 +53,6 @@ export const DESTROY = 38;
 export const IOCTL = 39;
 export const BATCH_FORGET = 42;
 export const FALLOCATE = 43;
-export const READDIRPLUS = 44;
 export const RENAME2 = 45;
 export const LSEEK = 46;
 export const COPY_FILE_RANGE = 47;
@@ -70,8 +69,6 @@ const EXPORT_SUPPORT = 1 << 4;
 const BIG_WRITES = 1 << 5;
 const DONT_MASK = 1 << 6;
 const HAS_IOCTL_DIR = 1 << 11;
-const DO_READDIRPLUS = 1 << 13;
-const READDIRPLUS_AUTO = 1 << 14;
 const ASYNC_DIO = 1 << 15;
 const PARALLEL_DIROPS = 1 << 18;
 const POSIX_ACL = 1 << 20;
@@ -84,10 +81,11 @@ const DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32);
 
 /**
  * What we take of what the kernel offers (design §5). Never WRITEBACK_CACHE (§6), nor the lock
- * flags: the kernel's local locks are what 02 §22.4 wants.
+ * flags: the kernel's local locks are what 02 §22.4 wants. Nor READDIRPLUS: names are valid for no
+ * time, so the kernel asks for each again and what came with the listing was made in vain.
  */
 export const WANTED_FLAGS = ASYNC_READ | ATOMIC_O_TRUNC | EXPORT_SUPPORT | BIG_WRITES | DONT_MASK |
-  HAS_IOCTL_DIR | DO_READDIRPLUS | READDIRPLUS_AUTO | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES |
+  HAS_IOCTL_DIR | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES |
   EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2 | SETXATTR_EXT | INIT_EXT;
 /** Only with the `acl` mount option. */
 export const ACL_FLAG = POSIX_ACL;
@@ -119,7 +117,6 @@ export const LSEEK_OUT = 8;
 export const IOCTL_IN = 32;
 export const IOCTL_OUT = 16;
 export const DIRENT = 24;
-export const DIRENTPLUS = ENTRY_OUT + DIRENT;
 export const FORGET_ONE = 16;
 
 // OPEN reply flags.
@@ -209,12 +206,6 @@ export function putEntry(v: DataView, o: number, ino: number, inode: Inode): num
   return ENTRY_OUT;
 }
 
-/** An entry of READDIRPLUS whose attributes are not at hand. */
-export function putNoEntry(v: DataView, o: number): number {
-  for (let i = 0; i < ENTRY_OUT; i += 4) v.setUint32(o + i, 0, true);
-  return ENTRY_OUT;
-}
-
 /** struct fuse_attr_out. Returns its size. */
 export function putAttrOut(v: DataView, o: number, ino: number, inode: Inode): number {
   setU64(v, o, ATTR_VALID_SEC);
@@ -273,9 +264,11 @@ export function putDirent(
   setU64(v, o + 8, next);
   v.setUint32(o + 16, name.length, true);
   v.setUint32(o + 20, type, true);
-  bytes.set(name, o + DIRENT);
-  const end = o + DIRENT + name.length, padded = o + align8(DIRENT + name.length);
-  bytes.fill(0, end, padded);
+  // Names are short: loops beat calls.
+  let at = o + DIRENT;
+  for (let i = 0; i < name.length; i++) bytes[at++] = name[i]!;
+  const padded = o + align8(DIRENT + name.length);
+  while (at < padded) bytes[at++] = 0;
   return padded - o;
 }
 

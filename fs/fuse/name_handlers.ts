@@ -3,10 +3,8 @@
 import { EEXIST, ENOENT, ESTALE } from "../../format/errno.ts";
 import { inodeKey } from "../../format/item_keys.ts";
 import { Inode } from "../../format/items.ts";
-import { LOCK_READ } from "../../format/wire.ts";
 import { assert, errnoError, FsError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
-import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
 import { dtOf } from "../ops/entries.ts";
 import { create, link, lookup, readlink, rmdir, symlink, tmpfile, unlink } from "../ops/names.ts";
@@ -20,8 +18,6 @@ import type { Answer } from "./session.ts";
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
 const O_EXCL = 0o200;
-/** Lock groups that one READDIRPLUS may ask the server for. */
-const NEW_LOCKS = 4;
 
 export function nameHandlers(context: ServeContext, table: HandlerTable): void {
   const { fs } = context;
@@ -154,60 +150,6 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
       return at;
     });
   };
-  table[abi.READDIRPLUS] = (req) => {
-    const dir = req.ino, from = req.u64(8), room = Math.min(req.u32(16), OUT_BYTES);
-    return run(fs, req, (op) => readdirPlus(op, fs, req, dir, from, room));
-  };
-}
-
-/**
- * Entries with attributes where those cost little: under locks that are held or a few more. Nothing
- * is counted before all is gathered, so it may suspend anywhere.
- */
-function readdirPlus(
-  op: Op,
-  fs: Fs,
-  req: FuseRequest,
-  dir: number,
-  from: number,
-  room: number,
-): number {
-  const { view, bytes } = req.out;
-  let at = 0;
-  let newLocks = 0;
-  const told: number[] = [];
-  readdir(op, fs, dir, from, (ino, pos, type, name) => {
-    if (at + abi.align8(abi.DIRENTPLUS + name.length) > room) return false;
-    // "." and ".." are never entered into the kernel's caches.
-    let inode: Inode | null = null;
-    if (pos > 1) {
-      const lock = fs.locks.inode(ino);
-      if (isAtHand(op, lock) || newLocks++ < NEW_LOCKS) {
-        op.lock(lock, LOCK_READ);
-        const item = fs.items.lookup(op, lock, inodeKey(ino));
-        if (item !== null) inode = Inode.read(item.val, fs.fmtVers);
-      }
-    }
-    if (inode === null) abi.putNoEntry(view, at);
-    else {
-      abi.putEntry(view, at, ino, inode);
-      told.push(ino);
-    }
-    abi.putDirent(view, bytes, at + abi.ENTRY_OUT, ino, pos + 1, dtOf(type), name);
-    at += abi.align8(abi.DIRENTPLUS + name.length);
-    return true;
-  });
-  op.apply();
-  for (const ino of told) fs.refs.addLookup(ino);
-  req.undo = () => {
-    for (const ino of told) fs.refs.forget(ino, 1);
-  };
-  return at;
-}
-
-/** Could the lock be used without asking the server? */
-function isAtHand(op: Op, lock: ClusterLock): boolean {
-  return op.holdsLock(lock, LOCK_READ) || lock.openMode === LOCK_READ || lock.openMode === 2;
 }
 
 /** Runs the operation of a request for its caller; it can be cancelled. */

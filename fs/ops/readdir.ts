@@ -3,16 +3,20 @@
  * entries have the position they were created at. An entry that exists throughout is seen once.
  */
 
-import { DIRENT_FIRST_POS, DT_DIR, TYPE_READDIR } from "../../format/constants.ts";
+import { getU64Bytes } from "../../format/bytes.ts";
+import { DIRENT_FIRST_POS, DT_DIR, NAME_MAX, TYPE_READDIR } from "../../format/constants.ts";
 import { ENOTDIR } from "../../format/errno.ts";
 import { lastInodeKey, readdirKey } from "../../format/item_keys.ts";
+import { Dirent } from "../../format/items.ts";
 import { errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { readInode } from "../inode.ts";
 import type { Op } from "../op.ts";
-import { Entry } from "./entries.ts";
+import { corruption } from "./entries.ts";
 import { lookupParent } from "./names.ts";
 
+/** Of `type` in a Dirent. */
+const TYPE_OFF = 24;
 const DOT = new TextEncoder().encode(".");
 const DOTDOT = new TextEncoder().encode("..");
 
@@ -35,13 +39,15 @@ export function readdir(op: Op, fs: Fs, dir: number, pos: number, visit: VisitEn
     if (!visit(parent, 1, DT_DIR, DOTDOT)) return;
   }
   const last = lastInodeKey(dir, TYPE_READDIR);
-  let key = readdirKey(dir, Math.max(pos, DIRENT_FIRST_POS));
-  for (;;) {
-    const item = fs.items.next(op, h.lock, key, last);
-    if (item === null) return;
-    const entry = Entry.of(fs, item, "SC_DIRENT_READDIR_NAME_LEN");
-    const at = item.key.second;
-    if (!visit(entry.ino, at, entry.type, entry.name)) return;
-    key = readdirKey(dir, at + 1);
-  }
+  const first = readdirKey(dir, Math.max(pos, DIRENT_FIRST_POS));
+  fs.items.visit(op, h.lock, first, last, (page, i) => {
+    const len = page.length(i), off = page.offset(i), { vals } = page;
+    const nameLen = len - Dirent.SIZE;
+    if (nameLen < 1 || nameLen > NAME_MAX) {
+      const details = `item ${page.key(i)} has a name of ${nameLen} bytes`;
+      throw corruption(fs, "SC_DIRENT_READDIR_NAME_LEN", details);
+    }
+    const name = vals.subarray(off + Dirent.SIZE, off + len);
+    return visit(getU64Bytes(vals, off), page.second(i), vals[off + TYPE_OFF]!, name);
+  });
 }
