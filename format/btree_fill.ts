@@ -59,6 +59,8 @@ export class LeafFiller {
   readonly #old = { buf: new Uint8Array(LG_SIZE), v: new DataView(new ArrayBuffer(0)) };
   /** The items in key order: offsets in the old leaf, or the complement of an index of a new one. */
   readonly #order = new Int32Array(2 * BTREE_LEAF_FREE / BTREE_ITEM_BYTES);
+  /** What each of them takes, in the same order. */
+  readonly #sizes = new Int32Array(2 * BTREE_LEAF_FREE / BTREE_ITEM_BYTES);
   #count = 0;
   /** How many of them go to the left block. */
   #cut = 0;
@@ -74,7 +76,7 @@ export class LeafFiller {
    * `apply` needs a block for the left part.
    */
   planMerge(leaf: BlockBytes, items: readonly NewItem[], from: number, to: number): boolean {
-    const order = this.#order;
+    const order = this.#order, sizes = this.#sizes;
     let n = 0, bytes = 0, firstNew = -1, lastNew = 0, lastNewEnd = 0;
     let old = firstItem(leaf);
     for (let i = from; i < to; i++) {
@@ -84,20 +86,26 @@ export class LeafFiller {
         const c = compareItem(leaf, old, key);
         if (c > 0) break;
         if (c < 0) {
-          order[n++] = old;
-          bytes += itemBytes(itemValLen(leaf, old));
+          const size = itemBytes(itemValLen(leaf, old));
+          order[n] = old;
+          sizes[n++] = size;
+          bytes += size;
         }
         old = nextItem(leaf, old);
       }
       if (firstNew < 0) firstNew = n;
       lastNew = n;
-      order[n++] = ~i;
-      bytes += itemBytes(val.length);
+      const size = itemBytes(val.length);
+      order[n] = ~i;
+      sizes[n++] = size;
+      bytes += size;
       lastNewEnd = bytes;
     }
     for (; old !== 0; old = nextItem(leaf, old)) {
-      order[n++] = old;
-      bytes += itemBytes(itemValLen(leaf, old));
+      const size = itemBytes(itemValLen(leaf, old));
+      order[n] = old;
+      sizes[n++] = size;
+      bytes += size;
     }
     this.#count = n;
     this.#items = items;
@@ -109,7 +117,7 @@ export class LeafFiller {
     const among = lastNew - firstNew + 1 - (to - from);
     const appended = among <= (to - from) * APPENDED;
     const least = bytes / 2;
-    this.#cutAt(leaf, appended ? Math.max(least, Math.min(lastNewEnd, BTREE_LEAF_FREE)) : least);
+    this.#cutAt(appended ? Math.max(least, Math.min(lastNewEnd, BTREE_LEAF_FREE)) : least);
     return true;
   }
 
@@ -117,25 +125,23 @@ export class LeafFiller {
   planDivision(leaf: BlockBytes): void {
     let n = 0;
     for (let item = firstItem(leaf); item !== 0; item = nextItem(leaf, item)) {
-      this.#order[n++] = item;
+      this.#order[n] = item;
+      this.#sizes[n++] = itemBytes(itemValLen(leaf, item));
     }
     this.#count = n;
     this.#items = [];
-    this.#cutAt(leaf, totalItemBytes(leaf) / 2);
+    this.#cutAt(totalItemBytes(leaf) / 2);
   }
 
   /** As many items as fit into `bytes` go to the left, but not all. */
-  #cutAt(leaf: BlockBytes, bytes: number): void {
+  #cutAt(bytes: number): void {
+    const sizes = this.#sizes, last = this.#count - 1;
     let cut = 0;
-    for (let left = 0; cut < this.#count - 1; cut++) {
-      left += itemBytes(this.#valLen(leaf, this.#order[cut]!));
+    for (let left = 0; cut < last; cut++) {
+      left += sizes[cut]!;
       if (left > bytes) break;
     }
     this.#cut = cut;
-  }
-
-  #valLen(leaf: BlockBytes, at: number): number {
-    return at < 0 ? this.#items[~at]!.val.length : itemValLen(leaf, at);
   }
 
   /**
