@@ -47,6 +47,14 @@ export function tmpfs(): { path: string; close(): Promise<void> } {
   };
 }
 
+/** A loopback port that nobody uses just now. */
+export function freePort(): number {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  return port;
+}
+
 /** A loop device over a new sparse file in `store`. */
 export function loopDevice(store: string, name: string, bytes: number): string {
   const image = `${store}/${name}.img`;
@@ -137,7 +145,15 @@ export async function beds(store: string, names: readonly string[] = []): Promis
       const data = loopDevice(store, "data", 2 ** 31);
       const dir = mountpoint("scoutfs");
       const scoutfs = ["run", "-A", `${ROOT}/scoutfs.ts`];
-      must(Deno.execPath(), [...scoutfs, "mkfs", "-A", "-Q", "0,127.0.0.1,47000", meta, data]);
+      must(Deno.execPath(), [
+        ...scoutfs,
+        "mkfs",
+        "-A",
+        "-Q",
+        `0,127.0.0.1,${freePort()}`,
+        meta,
+        data,
+      ]);
       const options = `metadev_path=${meta},quorum_slot_nr=0`;
       const args = [...scoutfs, "mount", "-f", "-o", options, data, dir];
       const stop = await serve(Deno.execPath(), args, dir);

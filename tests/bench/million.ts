@@ -9,7 +9,7 @@
  */
 
 import { BENCH_PACKAGES, ensurePackages } from "../setup.ts";
-import { loopDevice, must, ROOT, serve, tmpfs } from "./beds.ts";
+import { freePort, loopDevice, must, ROOT, serve, tmpfs } from "./beds.ts";
 
 interface Options {
   files: number;
@@ -92,7 +92,7 @@ try {
   const dir = `${store.path}/mnt`;
   Deno.mkdirSync(dir);
   const scoutfs = ["run", "-A", `${ROOT}/scoutfs.ts`];
-  must(Deno.execPath(), [...scoutfs, "mkfs", "-A", "-Q", "0,127.0.0.1,47001", meta, data]);
+  must(Deno.execPath(), [...scoutfs, "mkfs", "-A", "-Q", `0,127.0.0.1,${freePort()}`, meta, data]);
   const mount = async () => {
     const args = ["mount", "-f", "-o", `metadev_path=${meta},quorum_slot_nr=0`, data, dir];
     unmount = await serve(Deno.execPath(), [...scoutfs, ...args], dir);

@@ -6,7 +6,7 @@
  * passthrough_hp); server and client share one core; the rounds of all systems are interleaved.
  * The last line of each row is our rate divided by the peer's: above 1 we are faster.
  *
- * `deno task bench [--rounds N] [--files N] [--mib N] [--systems A,B] [--json FILE] [ROW…]`
+ * `deno task bench [--rounds N] [--warmup N] [--files N] [--mib N] [--systems A,B] [--json FILE] [ROW…]`
  * measures the rows whose names contain a given ROW, and those that they need.
  */
 
@@ -29,6 +29,8 @@ interface Row {
 
 interface Options {
   rounds: number;
+  /** Rounds before those, not measured: a mount's code is compiled as it runs. */
+  warmup: number;
   files: number;
   mib: number;
   json: string | null;
@@ -74,9 +76,18 @@ const ROWS: Row[] = [
 ];
 
 function options(args: string[]): Options {
-  const o: Options = { rounds: 3, files: 4000, mib: 128, json: null, systems: [], rows: [] };
+  const o: Options = {
+    rounds: 3,
+    warmup: 2,
+    files: 4000,
+    mib: 128,
+    json: null,
+    systems: [],
+    rows: [],
+  };
   for (let i = 0; i < args.length; i++) {
     if (args[i] === "--rounds") o.rounds = Number(args[++i]);
+    else if (args[i] === "--warmup") o.warmup = Number(args[++i]);
     else if (args[i] === "--files") o.files = Number(args[++i]);
     else if (args[i] === "--mib") o.mib = Number(args[++i]);
     else if (args[i] === "--systems") o.systems = (args[++i] ?? "").split(",");
@@ -125,10 +136,11 @@ try {
   const workload = `${store.path}/workload`;
   must("cc", ["-O2", "-o", workload, `${ROOT}/tests/bench/workload.c`, "-lpthread"]);
   const rates = new Map<string, number[]>();
-  for (let round = 0; round < o.rounds; round++) {
+  for (let round = -o.warmup; round < o.rounds; round++) {
     for (const row of run) {
       for (const bed of all) {
         const rate = measure(workload, bed, row, o);
+        if (round < 0) continue;
         const key = `${row.name}\t${bed.name}`;
         rates.set(key, [...(rates.get(key) ?? []), rate]);
       }
