@@ -53,19 +53,21 @@ const REHEARSED: unique symbol = Symbol("rehearsed operation");
 
 /** Wanted locks with their modes; the pins of an operation. A few entries, so plain scans. */
 export class LockSet {
-  /** The first `size` entries count; arrays that shrink would be allocated anew each time. */
   readonly locks: ClusterLock[] = [];
   readonly modes: number[] = [];
-  size = 0;
+
+  get size(): number {
+    return this.locks.length;
+  }
 
   add(lock: ClusterLock, mode: number): void {
-    this.locks[this.size] = lock;
-    this.modes[this.size++] = mode;
+    this.locks.push(lock);
+    this.modes.push(mode);
   }
 
   /** Is `lock` in the set in a mode that allows `mode`? */
   has(lock: ClusterLock, mode: number): boolean {
-    for (let i = 0; i < this.size; i++) {
+    for (let i = 0; i < this.locks.length; i++) {
       if (this.locks[i] === lock && satisfies(this.modes[i]!, mode)) return true;
     }
     return false;
@@ -73,9 +75,8 @@ export class LockSet {
 
   /** Adds `lock`, or raises READ to WRITE. */
   merge(lock: ClusterLock, mode: number): void {
-    let at = 0;
-    while (at < this.size && this.locks[at] !== lock) at++;
-    if (at === this.size) return this.add(lock, mode);
+    const at = this.locks.indexOf(lock);
+    if (at < 0) return this.add(lock, mode);
     const old = this.modes[at]!;
     if (satisfies(old, mode)) return;
     assert(mode === LOCK_WRITE, `${lock} wanted in modes ${old} and ${mode} by one operation`);
@@ -83,7 +84,8 @@ export class LockSet {
   }
 
   clear(): void {
-    this.size = 0;
+    this.locks.length = 0;
+    this.modes.length = 0;
   }
 }
 

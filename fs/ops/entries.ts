@@ -5,6 +5,7 @@
 
 import { DT_WHT, NAME_MAX } from "../../format/constants.ts";
 import { EINVAL, ENAMETOOLONG } from "../../format/errno.ts";
+import { bytesEqual } from "../../format/bytes.ts";
 import type { Words } from "../../format/hash.ts";
 import { backrefKey, direntKey, readdirKey } from "../../format/item_keys.ts";
 import { Dirent } from "../../format/items.ts";
@@ -31,8 +32,8 @@ export function corruption(fs: Fs, source: string, details: string): CorruptErro
 
 /** The fields of a stored entry. */
 export class Entry extends Dirent {
-  private constructor(readonly item: Item) {
-    super(item.view, item.off);
+  private constructor(readonly val: Uint8Array) {
+    super(new DataView(val.buffer, val.byteOffset, val.byteLength));
   }
 
   /** The entry in an item; `source` names the corruption that a bad length is (02 §23). */
@@ -41,20 +42,20 @@ export class Entry extends Dirent {
     if (nameLen < 1 || nameLen > NAME_MAX) {
       throw corruption(fs, source, `item ${item.key} has a name of ${nameLen} bytes`);
     }
-    return new Entry(item);
+    return new Entry(item.val);
   }
 
   /** A window of the value. */
   get name(): Uint8Array {
-    return this.item.val.subarray(Dirent.SIZE);
+    return this.val.subarray(Dirent.SIZE);
   }
   get nameLen(): number {
-    return this.item.length - Dirent.SIZE;
+    return this.val.length - Dirent.SIZE;
   }
   isNamed(name: Uint8Array): boolean {
-    if (this.nameLen !== name.length) return false;
-    const { vals, off } = this.item, from = off + Dirent.SIZE;
-    for (let i = 0; i < name.length; i++) if (vals[from + i] !== name[i]) return false;
+    const { val } = this;
+    if (val.length !== Dirent.SIZE + name.length) return false;
+    for (let i = 0; i < name.length; i++) if (val[Dirent.SIZE + i] !== name[i]) return false;
     return true;
   }
 
@@ -138,17 +139,17 @@ export function addLink(op: Op, fs: Fs, link: Link, type: number, name: Uint8Arr
 }
 
 /** Makes sure that the readdir and backref items of a link whose dirent was found exist and agree. */
-export function gatherRemoveLink(op: Op, fs: Fs, link: Link, entry: Entry): void {
-  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), entry, link);
+export function gatherRemoveLink(op: Op, fs: Fs, link: Link, val: Uint8Array): void {
+  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), val, link);
   mustAgree(
     fs.items.lookup(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos)),
-    entry,
+    val,
     link,
   );
 }
 
-function mustAgree(item: Item | null, entry: Entry, link: Link): void {
-  if (item === null || !item.hasValueOf(entry.item)) {
+function mustAgree(item: Item | null, val: Uint8Array, link: Link): void {
+  if (item === null || !bytesEqual(item.val, val)) {
     throw new CorruptError(
       `the items of the link to inode ${link.ino} at ${link.dir}:${link.pos} disagree`,
     );
