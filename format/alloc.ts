@@ -131,6 +131,19 @@ export class AllocListBlock extends View {
   setEntry(i: number, blkno: number): void {
     setU64(this.v, this.o + 56 + 8 * i, blkno);
   }
+  /** Whether every valid entry is greater than the one before; looks at words, whatever they say. */
+  get isAscending(): boolean {
+    const { v } = this;
+    const from = this.o + 56 + 8 * this.start, end = from + 8 * this.nr;
+    let lastHi = 0, lastLo = 0;
+    for (let at = from; at < end; at += 8) {
+      const lo = v.getUint32(at, true), hi = v.getUint32(at + 4, true);
+      if (hi < lastHi || (hi === lastHi && lo <= lastLo)) return false;
+      lastHi = hi;
+      lastLo = lo;
+    }
+    return true;
+  }
 }
 checkSize(AllocListBlock.SIZE, 32 + 16 + 4 + 4, "AllocListBlock");
 

@@ -348,14 +348,10 @@ function consume(list: AllocListBlock, head: AllocListHead, n: number): void {
 }
 
 function sortEntries(list: AllocListBlock): void {
+  if (list.isAscending) return;
   const start = list.start, nr = list.nr;
   const entries = new Float64Array(nr);
-  let sorted = true;
-  for (let i = 0; i < nr; i++) {
-    const blkno = entries[i] = entryOf(list, start + i);
-    if (i > 0 && blkno < entries[i - 1]!) sorted = false;
-  }
-  if (sorted) return;
+  for (let i = 0; i < nr; i++) entries[i] = entryOf(list, start + i);
   entries.sort();
   for (let i = 0; i < nr; i++) list.setEntry(start + i, entries[i]!);
 }
