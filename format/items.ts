@@ -33,6 +33,15 @@ export * from "./lock_ranges.ts";
  */
 export class Inode extends View {
   static readonly SIZE = 168;
+  /** Whether the value is long enough to hold `proj`. */
+  readonly hasProj: boolean;
+
+  /** The value ends at byte `end`. */
+  constructor(v: DataView, o = 0, end: number = v.byteLength) {
+    super(v, o);
+    this.hasProj = o + Inode.SIZE <= end;
+  }
+
   /**
    * Bytes of a regular file; of a directory the sum of its names' lengths; of a symlink its
    * target with the NUL; 0 otherwise. Sizes reach 2^63−1: exact up to 2^53−1, greater ones are
@@ -185,14 +194,17 @@ export class Inode extends View {
     }
     return new Inode(new DataView(val.buffer, val.byteOffset, val.length));
   }
+  /** As `read`, of `length` bytes at byte `o` of what may be a larger buffer. */
+  static over(v: DataView, o: number, length: number, fmtVers: number): Inode {
+    if (length !== Inode.V1_SIZE && (length !== Inode.SIZE || fmtVers < 2)) {
+      throw new FormatError(`inode value of ${length} bytes in format version ${fmtVers}`);
+    }
+    return new Inode(v, o, o + length);
+  }
   /** The live bytes: 160 of a value of format version 1, else 168. */
   override get bytes(): Uint8Array {
     const length = this.hasProj ? Inode.SIZE : Inode.V1_SIZE;
     return new Uint8Array(this.v.buffer, this.v.byteOffset + this.o, length);
-  }
-  /** Whether the value is long enough to hold `proj`. */
-  get hasProj(): boolean {
-    return this.o + Inode.SIZE <= this.v.byteLength;
   }
   /** Project id, inherited from the parent directory; 0 where format version 1 has no room. */
   get proj(): bigint {

@@ -17,6 +17,7 @@ import type { Key } from "../format/key.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../format/wire.ts";
 import { assert, CorruptError, errnoError } from "./errors.ts";
 import type { Fs } from "./fs.ts";
+import type { Item } from "./item_cache.ts";
 import type { ClusterLock } from "./lock_client.ts";
 import type { Op } from "./op.ts";
 import type { HoldOptions } from "./trans.ts";
@@ -100,6 +101,11 @@ function validLength(fs: Fs, length: number): boolean {
   return length === Inode.V1_SIZE || (length === Inode.SIZE && fs.fmtVers >= 2);
 }
 
+/** The inode in an item of the cache, read in place; FormatError for a bad length. */
+export function inodeOf(fs: Fs, item: Item): Inode {
+  return Inode.over(item.view, item.off, item.length, fs.fmtVers);
+}
+
 /**
  * Locks the inode's group in `mode` (LOCK_READ or LOCK_WRITE) and reads its item. ENOENT when the
  * item is gone, EIO for a bad length. The handle's `inode` is valid until the run ends.
@@ -109,10 +115,10 @@ export function getInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle
   op.lock(lock, mode);
   const item = fs.items.lookup(op, lock, inodeKey(ino));
   if (item === null) throw errnoError(ENOENT);
-  if (!validLength(fs, item.val.length)) {
-    throw new CorruptError(`inode ${ino}: item of ${item.val.length} bytes`);
+  if (!validLength(fs, item.length)) {
+    throw new CorruptError(`inode ${ino}: item of ${item.length} bytes`);
   }
-  return InodeHandle.existing(op, ino, lock, Inode.read(item.val, fs.fmtVers));
+  return InodeHandle.existing(op, ino, lock, inodeOf(fs, item));
 }
 
 export const readInode = (op: Op, fs: Fs, ino: number): InodeHandle =>
@@ -178,12 +184,13 @@ export function writeInode(op: Op, fs: Fs, h: InodeHandle, t: number): void {
     }
     h.dataSeq = dataSeq;
   }
-  const val = fs.fmtVers >= 2 ? inode.bytes : inode.bytes.subarray(0, Inode.V1_SIZE);
+  const length = Inode.sizeOf(fs.fmtVers), key = inodeKey(h.ino);
   if (h.isNew) {
-    fs.items.create(op, h.lock, inodeKey(h.ino), val);
+    const val = new Uint8Array(inode.v.buffer, inode.v.byteOffset + inode.o, length);
+    fs.items.create(op, h.lock, key, val);
     h.isNew = false;
   } else {
-    fs.items.update(op, h.lock, inodeKey(h.ino), val);
+    fs.items.updateAt(op, h.lock, key, inode.v, inode.o, length);
   }
 }
 

@@ -38,22 +38,40 @@ import type { Roots } from "./roots.ts";
 
 /**
  * An item as it was found. `val` is a window of the cache: good for reading until the operation
- * ends. In apply it may be changed in place if `update` with the same window follows.
+ * ends. In apply it may be changed in place if `update` or `updateAt` of the same place follows.
  */
 export class Item {
   #val: Uint8Array | null = null;
+  /** The value and others: for reading in place, where a window would cost more than the reading. */
+  readonly view: DataView;
+  /** The same bytes. */
+  readonly vals: Uint8Array;
 
   constructor(
     readonly key: Key,
     readonly seq: number,
-    private readonly vals: Uint8Array,
-    private readonly off: number,
+    page: Page,
+    /** Where the value begins in `view`. */
+    readonly off: number,
     /** Bytes of the value. */
     readonly length: number,
-  ) {}
+  ) {
+    this.view = page.view;
+    this.vals = page.vals;
+  }
 
   get val(): Uint8Array {
     return this.#val ??= this.vals.subarray(this.off, this.off + this.length);
+  }
+
+  /** Are the values equal? */
+  hasValueOf(other: Item): boolean {
+    if (this.length !== other.length) return false;
+    const { vals, off } = this, { vals: otherVals, off: otherOff } = other;
+    for (let i = 0; i < this.length; i++) {
+      if (vals[off + i] !== otherVals[otherOff + i]) return false;
+    }
+    return true;
   }
 }
 
@@ -168,7 +186,7 @@ export class ItemCache {
   }
 
   #item(page: Page, i: number, key: Key): Item {
-    return new Item(key, page.seq(i), page.vals, page.offset(i), page.length(i));
+    return new Item(key, page.seq(i), page, page.offset(i), page.length(i));
   }
 
   #checkRead(op: Op, lock: ClusterLock, key: Key): void {
@@ -335,6 +353,26 @@ export class ItemCache {
     const i = page.search(key);
     if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) broken(key, "is updated but absent");
     this.#set(page, i, key, seq, page.flags(i) | ITEM_DIRTY, val);
+  }
+
+  /**
+   * As `update` with the `length` bytes at byte `o` of `v`; free of copying when that is where the
+   * item's value is, changed in place.
+   */
+  updateAt(op: Op, lock: ClusterLock, key: Key, v: DataView, o: number, length: number): void {
+    const page = this.#covered(op, lock, key);
+    const seq = this.#touch(op, lock, LOCK_WRITE, null);
+    const i = page.search(key);
+    if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) broken(key, "is updated but absent");
+    const flags = page.flags(i);
+    if (page.view === v && page.offset(i) === o && page.length(i) === length) {
+      if ((flags & ITEM_DIRTY) === 0) this.dirty.add(page, length);
+      page.setVersion(i, seq, flags | ITEM_DIRTY);
+      page.recent = true;
+    } else {
+      const val = new Uint8Array(v.buffer, v.byteOffset + o, length);
+      this.#set(page, i, key, seq, flags | ITEM_DIRTY, val);
+    }
   }
 
   /** Removes an item that gather found. */

@@ -83,6 +83,8 @@ function putKey(words: Uint32Array, o: number, key: Key): void {
 export class Page {
   words: Uint32Array;
   vals: Uint8Array;
+  /** All of `vals`. */
+  view: DataView;
   /** Items, tombstones included. */
   count = 0;
   /** Bytes of `vals` in use, dead ones included. */
@@ -110,6 +112,7 @@ export class Page {
   constructor(readonly lock: ClusterLock, start: Key, end: Key, items: number, valBytes: number) {
     this.words = new Uint32Array((BOUNDS + items) * SLOT);
     this.vals = new Uint8Array(valBytes);
+    this.view = new DataView(this.vals.buffer);
     putKey(this.words, 0, start);
     putKey(this.words, SLOT, end);
   }
@@ -248,6 +251,14 @@ export class Page {
     this.words = grown;
   }
 
+  /** Replaces seq and flags of item `i`. */
+  setVersion(i: number, seq: number, flags: number): void {
+    const o = (BOUNDS + i) * SLOT;
+    this.words[o + SEQ] = Math.floor(seq / TWO32);
+    this.words[o + SEQ + 1] = seq >>> 0;
+    this.words[o + META] = this.words[o + META]! & LEN_MASK | flags;
+  }
+
   /** Replaces seq, flags and value of item `i`; `val` may be the item's own window. */
   set(i: number, seq: number, flags: number, val: Uint8Array): void {
     const o = (BOUNDS + i) * SLOT;
@@ -288,6 +299,7 @@ export class Page {
       }
     }
     this.vals = vals;
+    this.view = new DataView(vals.buffer);
     this.top = top;
     assert(top === this.live, "live bytes of a page are miscounted");
   }

@@ -323,8 +323,8 @@ export class LockClient {
 
   /** @internal Lets go of all pins of `set` and empties it. */
   unpin(set: LockSet): void {
-    const { locks, modes } = set;
-    for (let i = 0; i < locks.length; i++) {
+    const { locks, modes, size } = set;
+    for (let i = 0; i < size; i++) {
       const lock = locks[i]!;
       const left = --lock.users[modes[i]!]!;
       if (left < 0) throw new AssertionError(`${lock} unpinned more often than pinned`);
@@ -339,7 +339,7 @@ export class LockClient {
    * was granted early but not yet pinned may be lost again meanwhile and is then asked for again.
    */
   async acquireAll(wanted: LockSet, writeOut: boolean): Promise<LockSet> {
-    const order = wanted.locks.map((_, i) => i);
+    const order = Array.from({ length: wanted.size }, (_, i) => i);
     order.sort((a, b) => wanted.locks[a]!.compare(wanted.locks[b]!));
     const locks = order.map((i) => this.#existing(wanted.locks[i]!));
     const modes = order.map((i) => wanted.modes[i]!);

@@ -53,21 +53,19 @@ const REHEARSED: unique symbol = Symbol("rehearsed operation");
 
 /** Wanted locks with their modes; the pins of an operation. A few entries, so plain scans. */
 export class LockSet {
+  /** The first `size` entries count; arrays that shrink would be allocated anew each time. */
   readonly locks: ClusterLock[] = [];
   readonly modes: number[] = [];
-
-  get size(): number {
-    return this.locks.length;
-  }
+  size = 0;
 
   add(lock: ClusterLock, mode: number): void {
-    this.locks.push(lock);
-    this.modes.push(mode);
+    this.locks[this.size] = lock;
+    this.modes[this.size++] = mode;
   }
 
   /** Is `lock` in the set in a mode that allows `mode`? */
   has(lock: ClusterLock, mode: number): boolean {
-    for (let i = 0; i < this.locks.length; i++) {
+    for (let i = 0; i < this.size; i++) {
       if (this.locks[i] === lock && satisfies(this.modes[i]!, mode)) return true;
     }
     return false;
@@ -75,8 +73,9 @@ export class LockSet {
 
   /** Adds `lock`, or raises READ to WRITE. */
   merge(lock: ClusterLock, mode: number): void {
-    const at = this.locks.indexOf(lock);
-    if (at < 0) return this.add(lock, mode);
+    let at = 0;
+    while (at < this.size && this.locks[at] !== lock) at++;
+    if (at === this.size) return this.add(lock, mode);
     const old = this.modes[at]!;
     if (satisfies(old, mode)) return;
     assert(mode === LOCK_WRITE, `${lock} wanted in modes ${old} and ${mode} by one operation`);
@@ -84,8 +83,7 @@ export class LockSet {
   }
 
   clear(): void {
-    this.locks.length = 0;
-    this.modes.length = 0;
+    this.size = 0;
   }
 }
 

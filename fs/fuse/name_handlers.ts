@@ -2,9 +2,10 @@
 
 import { EEXIST, ENOENT, ESTALE } from "../../format/errno.ts";
 import { inodeKey } from "../../format/item_keys.ts";
-import { Inode } from "../../format/items.ts";
+import type { Inode } from "../../format/items.ts";
 import { assert, errnoError, FsError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
+import { inodeOf } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { dtOf } from "../ops/entries.ts";
 import { create, link, lookup, readlink, rmdir, symlink, tmpfile, unlink } from "../ops/names.ts";
@@ -161,5 +162,5 @@ export function run<T>(fs: Fs, req: FuseRequest, act: (op: Op) => T): T | Promis
 export function inodeAfter(op: Op, fs: Fs, ino: number): Inode {
   const item = fs.items.lookup(op, fs.locks.inode(ino), inodeKey(ino));
   assert(item !== null, `inode ${ino} is not there after an operation on it`);
-  return Inode.read(item.val, fs.fmtVers);
+  return inodeOf(fs, item);
 }

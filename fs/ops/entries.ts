@@ -5,7 +5,6 @@
 
 import { DT_WHT, NAME_MAX } from "../../format/constants.ts";
 import { EINVAL, ENAMETOOLONG } from "../../format/errno.ts";
-import { bytesEqual } from "../../format/bytes.ts";
 import type { Words } from "../../format/hash.ts";
 import { backrefKey, direntKey, readdirKey } from "../../format/item_keys.ts";
 import { Dirent } from "../../format/items.ts";
@@ -32,8 +31,8 @@ export function corruption(fs: Fs, source: string, details: string): CorruptErro
 
 /** The fields of a stored entry. */
 export class Entry extends Dirent {
-  private constructor(readonly val: Uint8Array) {
-    super(new DataView(val.buffer, val.byteOffset, val.byteLength));
+  private constructor(readonly item: Item) {
+    super(item.view, item.off);
   }
 
   /** The entry in an item; `source` names the corruption that a bad length is (02 §23). */
@@ -42,20 +41,20 @@ export class Entry extends Dirent {
     if (nameLen < 1 || nameLen > NAME_MAX) {
       throw corruption(fs, source, `item ${item.key} has a name of ${nameLen} bytes`);
     }
-    return new Entry(item.val);
+    return new Entry(item);
   }
 
   /** A window of the value. */
   get name(): Uint8Array {
-    return this.val.subarray(Dirent.SIZE);
+    return this.item.val.subarray(Dirent.SIZE);
   }
   get nameLen(): number {
-    return this.val.length - Dirent.SIZE;
+    return this.item.length - Dirent.SIZE;
   }
   isNamed(name: Uint8Array): boolean {
-    const { val } = this;
-    if (val.length !== Dirent.SIZE + name.length) return false;
-    for (let i = 0; i < name.length; i++) if (val[Dirent.SIZE + i] !== name[i]) return false;
+    if (this.nameLen !== name.length) return false;
+    const { vals, off } = this.item, from = off + Dirent.SIZE;
+    for (let i = 0; i < name.length; i++) if (vals[from + i] !== name[i]) return false;
     return true;
   }
 
@@ -139,17 +138,17 @@ export function addLink(op: Op, fs: Fs, link: Link, type: number, name: Uint8Arr
 }
 
 /** Makes sure that the readdir and backref items of a link whose dirent was found exist and agree. */
-export function gatherRemoveLink(op: Op, fs: Fs, link: Link, val: Uint8Array): void {
-  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), val, link);
+export function gatherRemoveLink(op: Op, fs: Fs, link: Link, entry: Entry): void {
+  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), entry, link);
   mustAgree(
     fs.items.lookup(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos)),
-    val,
+    entry,
     link,
   );
 }
 
-function mustAgree(item: Item | null, val: Uint8Array, link: Link): void {
-  if (item === null || !bytesEqual(item.val, val)) {
+function mustAgree(item: Item | null, entry: Entry, link: Link): void {
+  if (item === null || !item.hasValueOf(entry.item)) {
     throw new CorruptError(
       `the items of the link to inode ${link.ino} at ${link.dir}:${link.pos} disagree`,
     );

@@ -391,7 +391,7 @@ export function gatherOldLink(
     ino: target.ino,
     inoLock: target.lock,
   };
-  gatherRemoveLink(op, fs, link, entry.val);
+  gatherRemoveLink(op, fs, link, entry);
   return link;
 }
 

@@ -23,7 +23,6 @@ import {
   symlinkKey,
   xattrKey,
 } from "../../format/item_keys.ts";
-import { Inode } from "../../format/items.ts";
 import type { Key } from "../../format/key.ts";
 import { ORPHAN_LOCK_RANGE } from "../../format/lock_ranges.ts";
 import {
@@ -39,7 +38,7 @@ import { sleep, type TimerId } from "../env.ts";
 import { assert, FsError } from "../errors.ts";
 import { readForest } from "../forest.ts";
 import type { Fs } from "../fs.ts";
-import { deleteIndexItems, InodeHandle, lockIndexItems } from "../inode.ts";
+import { deleteIndexItems, InodeHandle, inodeOf, lockIndexItems } from "../inode.ts";
 import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
 import { deleteExtents } from "./truncate.ts";
@@ -195,7 +194,7 @@ export class Orphans {
     op.lock(lock, LOCK_WRITE);
     const item = fs.items.lookup(op, lock, inodeKey(ino));
     if (item === null) return GONE;
-    const h = InodeHandle.existing(op, ino, lock, Inode.read(item.val, fs.fmtVers));
+    const h = InodeHandle.existing(op, ino, lock, inodeOf(fs, item));
     // Used here: it comes back when it is not any more.
     if (h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return IN_USE;
     if (this.#openElsewhere(op, lock, ino)) return IN_USE;
