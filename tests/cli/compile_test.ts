@@ -1,6 +1,7 @@
 /** The standalone executable: made, and used for a volume without Deno at hand. */
 
 import assert from "node:assert/strict";
+import { freePort, isRunning, serversIn, until } from "../helpers/volume.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 
@@ -31,29 +32,31 @@ Deno.test("the standalone executable makes, mounts and prints a volume", {
   const scoutfs = (...args: string[]) => run(`${dir}/scoutfs`, args, env);
   const meta = `${dir}/meta.img`;
   const data = `${dir}/data.img`;
-  const port = 45000 + Deno.pid % 1000;
+  const port = freePort();
+  const served = new Set<number>();
+  const mount = () => {
+    scoutfs("mount", "-o", `metadev_path=${meta},quorum_slot_nr=0`, data, mnt);
+    for (const pid of serversIn(env.SCOUTFS_RUNTIME_DIR)) served.add(pid);
+  };
   scoutfs("mkfs", "-Q", `0,127.0.0.1,${port}`, "--size", "256M", meta, data);
   let mounted = false;
   try {
-    scoutfs("mount", "-o", `metadev_path=${meta},quorum_slot_nr=0`, data, mnt);
+    mount();
     mounted = true;
     Deno.writeTextFileSync(`${mnt}/file`, "kept");
     run("umount", [mnt], env);
     mounted = false;
     // The second mount waits for the end of the first one's daemon.
-    scoutfs("mount", "-o", `metadev_path=${meta},quorum_slot_nr=0`, data, mnt);
+    mount();
     mounted = true;
     assert.equal(Deno.readTextFileSync(`${mnt}/file`), "kept");
     run("umount", [mnt], env);
     mounted = false;
-    for (let tries = 0; tries < 100; tries++) {
-      const free = new Deno.Command("flock", { args: ["-n", meta, "true"] }).outputSync().success;
-      if (free) break;
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
+    for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
     assert.match(scoutfs("print", "-S", meta), /mounted_clients: blkno 0 /);
   } finally {
     if (mounted) new Deno.Command("umount", { args: ["-l", mnt] }).outputSync();
+    for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
     Deno.removeSync(dir, { recursive: true });
   }
 });

@@ -63,6 +63,9 @@ export class TestVolume {
     private readonly loops: readonly LoopDevice[],
   ) {}
 
+  /** Pids of every process that was seen to serve this volume. */
+  readonly #served = new Set<number>();
+
   /** A fresh filesystem with one quorum slot; null where there are no loop devices to be had. */
   static async make(options: VolumeOptions = {}): Promise<TestVolume | null> {
     const dir = await Deno.makeTempDir({ prefix: "scoutfs-test-" });
@@ -141,9 +144,11 @@ export class TestVolume {
     return `metadev_path=${this.meta},quorum_slot_nr=0`;
   }
 
-  tryMount(more = ""): Promise<Ran> {
+  async tryMount(more = ""): Promise<Ran> {
     const options = more === "" ? this.options : `${this.options},${more}`;
-    return this.scoutfs("mount", "-o", options, this.data, this.mnt);
+    const ran = await this.scoutfs("mount", "-o", options, this.data, this.mnt);
+    for (const pid of this.servers()) this.#served.add(pid);
+    return ran;
   }
 
   async mount(more = ""): Promise<void> {
@@ -180,17 +185,7 @@ export class TestVolume {
 
   /** Pids of the processes that serve this volume. */
   servers(): number[] {
-    try {
-      return [...Deno.readDirSync(`${this.dir}/run/mounts`)]
-        .filter((e) => e.name.endsWith(".json"))
-        .map((e) =>
-          (JSON.parse(Deno.readTextFileSync(`${this.dir}/run/mounts/${e.name}`)) as {
-            pid: number;
-          }).pid
-        );
-    } catch {
-      return [];
-    }
+    return serversIn(`${this.dir}/run`);
   }
 
   /** kill -9 of the serving process; the dead mount stays. */
@@ -212,9 +207,12 @@ export class TestVolume {
     return await Deno.readTextFile(`${this.dir}/run/mount.log`).catch(() => "");
   }
 
-  /** Unmounts if need be and removes everything. */
+  /**
+   * Unmounts if need be and removes everything. A server that has let its mount go, and taken its
+   * record away, may still write the last line of its log: each that was ever seen must have ended.
+   */
   async remove(): Promise<void> {
-    const servers = this.servers();
+    const servers = new Set([...this.#served, ...this.servers()]);
     if (this.mounted) await run("umount", ["-l", this.mnt]);
     for (const pid of servers) await until(() => !isRunning(pid), `process ${pid} to end`);
     for (const l of this.loops) await l.detach();
@@ -238,6 +236,21 @@ function makeLone(meta: string, port: number): void {
     assert.equal(file.writeSync(bytes), SM_SIZE);
   } finally {
     file.close();
+  }
+}
+
+/** Pids of the processes that serve a mount, as a runtime directory's records name them. */
+export function serversIn(runtimeDir: string): number[] {
+  try {
+    return [...Deno.readDirSync(`${runtimeDir}/mounts`)]
+      .filter((e) => e.name.endsWith(".json"))
+      .map((e) =>
+        (JSON.parse(Deno.readTextFileSync(`${runtimeDir}/mounts/${e.name}`)) as {
+          pid: number;
+        }).pid
+      );
+  } catch {
+    return [];
   }
 }
 
