@@ -107,18 +107,25 @@ export function inodeOf(fs: Fs, item: Item): Inode {
 }
 
 /**
- * Locks the inode's group in `mode` (LOCK_READ or LOCK_WRITE) and reads its item. ENOENT when the
- * item is gone, EIO for a bad length. The handle's `inode` is valid until the run ends.
+ * Locks the inode's group in `mode` (LOCK_READ or LOCK_WRITE) and reads its item; null when it is
+ * gone, EIO for a bad length. The handle's `inode` is valid until the run ends.
  */
-export function getInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle {
+export function findInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle | null {
   const lock = fs.locks.inode(ino);
   op.lock(lock, mode);
   const item = fs.items.lookup(op, lock, inodeKey(ino));
-  if (item === null) throw errnoError(ENOENT);
+  if (item === null) return null;
   if (!validLength(fs, item.length)) {
     throw new CorruptError(`inode ${ino}: item of ${item.length} bytes`);
   }
   return InodeHandle.existing(op, ino, lock, inodeOf(fs, item));
+}
+
+/** As `findInode`; ENOENT when the item is gone. */
+export function getInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle {
+  const h = findInode(op, fs, ino, mode);
+  if (h === null) throw errnoError(ENOENT);
+  return h;
 }
 
 export const readInode = (op: Op, fs: Fs, ino: number): InodeHandle =>

@@ -38,7 +38,7 @@ import { sleep, type TimerId } from "../env.ts";
 import { assert, FsError } from "../errors.ts";
 import { readForest } from "../forest.ts";
 import type { Fs } from "../fs.ts";
-import { deleteIndexItems, InodeHandle, inodeOf, lockIndexItems } from "../inode.ts";
+import { deleteIndexItems, findInode, type InodeHandle, lockIndexItems } from "../inode.ts";
 import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
 import { deleteExtents } from "./truncate.ts";
@@ -190,11 +190,9 @@ export class Orphans {
 
   #step(op: Op, ino: number): number {
     const { fs } = this;
-    const lock = fs.locks.inode(ino);
-    op.lock(lock, LOCK_WRITE);
-    const item = fs.items.lookup(op, lock, inodeKey(ino));
-    if (item === null) return GONE;
-    const h = InodeHandle.existing(op, ino, lock, inodeOf(fs, item));
+    const h = findInode(op, fs, ino, LOCK_WRITE);
+    if (h === null) return GONE;
+    const { lock } = h;
     // Used here: it comes back when it is not any more.
     if (h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return IN_USE;
     if (this.#openElsewhere(op, lock, ino)) return IN_USE;

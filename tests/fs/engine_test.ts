@@ -10,6 +10,7 @@ import { metaSeqKey } from "../../format/item_keys.ts";
 import { TYPE_INODE_INDEX_META_SEQ } from "../../format/constants.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../../format/wire.ts";
 import { AssertionError, FsError } from "../../fs/errors.ts";
+import type { Item } from "../../fs/item_cache.ts";
 import { Cancel, type Op } from "../../fs/op.ts";
 import { mount, testKey, type TestMount, unmount } from "../helpers/engine.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
@@ -28,7 +29,19 @@ function value(random: SeededRandom): Uint8Array {
 
 const hex = (val: Uint8Array): string => val.toHex();
 
-/** One operation on two random items, perhaps in two lock groups, with an index item. */
+/** `val` cut or repeated to the length of an item that there is. */
+function sameLength(item: Item | null, val: Uint8Array): Uint8Array {
+  if (item === null) return val;
+  return Uint8Array.from(
+    { length: item.length },
+    (_, i) => val[i % Math.max(1, val.length)] ?? i & 255,
+  );
+}
+
+/**
+ * One operation on two random items, perhaps in two lock groups, with an index item. Values that
+ * keep their length are changed in place, before anything else happens in their pages.
+ */
 function change(m: TestMount, model: Map<string, string>, random: SeededRandom) {
   const [a, b] = [0, 1].map(() => ({
     ino: INOS[random.below(INOS.length)]!,
@@ -44,7 +57,7 @@ function change(m: TestMount, model: Map<string, string>, random: SeededRandom) 
       op.lock(lock, LOCK_WRITE);
       const item = fs.items.lookup(op, lock, key);
       assert.equal(item === null ? undefined : hex(item.val), model.get(`${key}`), `${key}`);
-      return { ...s, key, lock, exists: item !== null };
+      return { ...s, key, lock, item, val: s.what === 1 ? sameLength(item, s.val) : s.val };
     });
     if (steps[0]!.key.equals(steps[1]!.key)) steps.pop();
     const t = op.transSeq();
@@ -52,11 +65,21 @@ function change(m: TestMount, model: Map<string, string>, random: SeededRandom) 
     op.lock(index, LOCK_WRITE_ONLY);
     op.hold({ allocating: true, items: 4 });
     op.apply();
-    for (const { key, lock, exists, what, val } of steps) {
-      if (!exists) fs.items.create(op, lock, key, val);
+    for (const { item, what, val } of steps) {
+      if (item === null || what !== 1) continue;
+      val.forEach((byte, i) => item.view.setUint8(item.off + i, byte));
+    }
+    // Last what was changed in place: what the others do may have moved it.
+    for (
+      const { key, lock, item, what, val } of steps.toSorted((x, y) =>
+        x.what === 1 ? 1 : y.what === 1 ? -1 : 0
+      )
+    ) {
+      if (item === null) fs.items.create(op, lock, key, val);
       else if (what === 0) fs.items.delete(op, lock, key);
+      else if (what === 1) fs.items.updateAt(op, lock, key, item.view, item.off, item.length);
       else fs.items.update(op, lock, key, val);
-      if (exists && what === 0) model.delete(`${key}`);
+      if (item !== null && what === 0) model.delete(`${key}`);
       else model.set(`${key}`, hex(val));
     }
     const indexKey = metaSeqKey(t, steps[0]!.ino);

@@ -5,7 +5,7 @@ import { ZONE_FS } from "../../format/constants.ts";
 import { Fs, type FsParts } from "../../fs/fs.ts";
 import { DEFAULT_ENGINE_LIMITS, DEFAULT_MOUNT_OPTIONS } from "../../fs/options.ts";
 import type { LocalCluster, LocalLink } from "./local_cluster.ts";
-import { SeededRandom } from "./sim_reactor.ts";
+import { SpoilingRandom } from "./spoiled_windows.ts";
 
 export interface TestMount {
   readonly fs: Fs;
@@ -22,6 +22,8 @@ export async function mount(
   const link = await cluster.connect();
   const lines: string[] = [];
   const { suspendPerMille, ...rest } = parts;
+  const seed = Number(link.rid & 0xffffn);
+  const random = suspendPerMille === undefined ? null : new SpoilingRandom(seed, suspendPerMille);
   const fs = new Fs({
     meta: cluster.meta,
     data: cluster.data,
@@ -33,11 +35,10 @@ export async function mount(
     options: { ...DEFAULT_MOUNT_OPTIONS, vfs: [] },
     limits: { ...DEFAULT_ENGINE_LIMITS },
     log: (line) => lines.push(line),
-    paranoid: suspendPerMille === undefined
-      ? null
-      : { random: new SeededRandom(Number(link.rid & 0xffffn)), suspendPerMille },
+    paranoid: random === null || suspendPerMille === undefined ? null : { random, suspendPerMille },
     ...rest,
   });
+  if (random !== null) random.fs = fs;
   await fs.start();
   return { fs, link, lines };
 }

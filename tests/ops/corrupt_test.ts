@@ -119,6 +119,19 @@ Deno.test("corruption: inode items of a wrong length", async () => {
   await m.unmount();
 });
 
+Deno.test("corruption: an inode without links whose item has a wrong length stays", async () => {
+  const m = await newLocalFs();
+  const f = await made(m, "f");
+  await m.run((op, fs) => unlink(op, fs, 1, b("f")));
+  await damage(m, f.ino, inodeKey(f.ino), (v) => v.subarray(0, 100));
+  m.fs.refs.forget(f.ino, 1);
+  await m.fs.orphans.drain();
+  assert.ok(m.log.some((l) => l.includes(`inode ${f.ino} could not be deleted`)), `${m.log}`);
+  await made(m, "g");
+  await m.unmount();
+  assert.ok(committedItems(m.cluster).some((i) => i.key.equals(inodeKey(f.ino))));
+});
+
 Deno.test("corruption: a short old inode item is read and upgraded", async () => {
   const m = await newLocalFs();
   const f = await made(m, "f");
