@@ -1,7 +1,9 @@
 /**
  * A large population: creates a million files, a thousand in each directory, and then 200,000 in one
- * directory; prints what each 100,000 cost, the memory that the mount needed, and what a cold mount,
- * listing one directory and walking all inodes take then.
+ * directory, and reads and writes a large file, so that all caches are full; prints what each 100,000
+ * cost, the memory that the mount needed, and what a cold mount, listing one directory and walking
+ * all inodes take then. The server's processor time (user and system, all threads) is the number to
+ * compare where other work shares the machine.
  *
  * `deno run -A tests/bench/million.ts [--files N] [--huge N]`
  *
@@ -19,6 +21,10 @@ interface Options {
 /** The largest population of one directory in the first part. */
 const PER_DIRECTORY = 1000;
 const LINE = 100_000;
+/** Clock ticks of /proc, microseconds each. */
+const TICK = 10_000;
+/** The large file: more than the cache of file data. */
+const LARGE_MIB = 512;
 
 function options(args: string[]): Options {
   const o: Options = { files: 1_000_000, huge: 200_000 };
@@ -30,21 +36,34 @@ function options(args: string[]): Options {
   return o;
 }
 
-/** Kilobytes of a field of the status of the process that has `mountpoint` in its arguments. */
-function memory(mountpoint: string, field: string): number {
+/** The process that serves `mountpoint`. */
+function server(mountpoint: string): number {
   for (const entry of Deno.readDirSync("/proc")) {
     if (!/^\d+$/.test(entry.name)) continue;
-    let args: string[], status: string;
+    let args: string[];
     try {
       args = Deno.readTextFileSync(`/proc/${entry.name}/cmdline`).split("\0");
-      status = Deno.readTextFileSync(`/proc/${entry.name}/status`);
     } catch {
       continue; // It ended meanwhile.
     }
     if (!args.includes(mountpoint) || !args.includes("mount") || args.includes("taskset")) continue;
-    return Number(new RegExp(`^${field}:\\s*(\\d+) kB`, "m").exec(status)![1]);
+    return Number(entry.name);
   }
   throw new Error(`no process serves ${mountpoint}`);
+}
+
+/** Mebibytes of a field of the status of a process. */
+function memory(pid: number, field: string): number {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  return Number(new RegExp(`^${field}:\\s*(\\d+) kB`, "m").exec(status)![1]) / 1024;
+}
+
+/** Processor time of a process, µs. */
+function processorTime(pid: number): number {
+  const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  // Behind the name, which may contain anything: state is field 3, utime 14, stime 15.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * TICK;
 }
 
 /** Runs a part and prints how long it took. */
@@ -55,26 +74,43 @@ async function timed(what: string, run: () => unknown): Promise<void> {
   console.log(`${what}: ${seconds} s${typeof said === "string" ? ` (${said})` : ""}`);
 }
 
-/** Creates `count` files and prints the rate of every line; the last rate against the first. */
-async function populate(workload: string, dir: string, count: number, per: number): Promise<void> {
+/** Creates `count` files and prints every line; the last line's rate against the first one's. */
+async function populate(
+  workload: string,
+  pid: number,
+  dir: string,
+  count: number,
+  per: number,
+): Promise<void> {
   const child = new Deno.Command("taskset", {
     args: ["-c", "0", workload, "populate", dir, `${count}`, `${per}`],
     stdout: "piped",
   }).spawn();
-  const micros: number[] = [];
+  const wall: number[] = [], processor: number[] = [];
+  let before = processorTime(pid), made = 0;
   let text = "";
   for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
     text += chunk;
     for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
-      micros.push(Number(text.slice(0, end)) / 1000);
+      const files = Math.min(LINE, count - made), now = processorTime(pid);
+      wall.push(Number(text.slice(0, end)) / 1000);
+      processor.push((now - before) / files);
+      before = now;
+      made += files;
       text = text.slice(end + 1);
-      const made = Math.min(count, micros.length * LINE);
-      console.log(`  ${made} files: ${micros.at(-1)!.toFixed(1)} µs each`);
+      console.log(
+        `  ${made} files: ${wall.at(-1)!.toFixed(1)} µs each, ` +
+          `${processor.at(-1)!.toFixed(1)} µs of the server's processor time, ` +
+          `${memory(pid, "VmRSS").toFixed(0)} MiB resident`,
+      );
     }
   }
   if (!(await child.status).success) throw new Error("the load failed");
-  const ratio = micros[0]! / micros.at(-1)!;
-  console.log(`  the last ${LINE} at ${ratio.toFixed(2)} of the first ones' rate`);
+  const ratio = (micros: number[]) => (micros[0]! / micros.at(-1)!).toFixed(2);
+  console.log(
+    `  the last ${LINE} at ${ratio(wall)} of the first ones' rate, ` +
+      `by the server's processor time ${ratio(processor)}`,
+  );
 }
 
 ensurePackages(BENCH_PACKAGES);
@@ -105,25 +141,32 @@ try {
   };
 
   await mount();
+  let pid = server(dir);
+  const mostMemory = () => console.log(`resident at most: ${memory(pid, "VmHWM").toFixed(0)} MiB`);
   console.log(`${o.files} files, ${PER_DIRECTORY} in each directory`);
-  await populate(workload, dir, o.files, PER_DIRECTORY);
-  console.log(`resident at most: ${(memory(dir, "VmHWM") / 1024).toFixed(0)} MiB`);
+  await populate(workload, pid, dir, o.files, PER_DIRECTORY);
+  mostMemory();
   const huge = `${dir}/huge`;
   Deno.mkdirSync(huge);
   console.log(`${o.huge} files in one directory`);
-  await populate(workload, huge, o.huge, o.huge);
-  console.log(`resident at most: ${(memory(dir, "VmHWM") / 1024).toFixed(0)} MiB`);
+  await populate(workload, pid, huge, o.huge, o.huge);
+  mostMemory();
+  console.log(`a file of ${LARGE_MIB} MiB written and read`);
+  must(workload, ["seqwrite", dir, `${LARGE_MIB}`]);
+  must(workload, ["seqread", dir, `${LARGE_MIB}`]);
+  mostMemory();
   await timed("unmount", unmount!);
   unmount = null;
 
   await timed("cold mount", mount);
+  pid = server(dir);
   await timed("ls of 1000 files, cold", () => void must("ls", [`${dir}/d00000000`]));
   await timed("ls -l of 1000 files, cold", () => void must("ls", ["-l", `${dir}/d00000001`]));
   await timed("ls of the huge directory", () => void must("ls", ["-f", `${huge}/d00000000`]));
   await timed("walk-inodes meta_seq, all", () => walk("meta_seq"));
   await timed("walk-inodes data_seq, all", () => walk("data_seq"));
   await timed("find, all", () => void must("find", [dir, "-name", "nothing"]));
-  console.log(`resident at most: ${(memory(dir, "VmHWM") / 1024).toFixed(0)} MiB`);
+  mostMemory();
   const used = [...Deno.readDirSync(store.path)].filter((e) => e.name.endsWith(".img"))
     .map((e) =>
       `${e.name} ${((Deno.statSync(`${store.path}/${e.name}`).blocks ?? 0) / 2048) | 0} MiB`
