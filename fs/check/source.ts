@@ -10,10 +10,22 @@ import type { Device } from "../device.ts";
 import { DeviceError } from "../errors.ts";
 import { rawU64, viewOf } from "./raw.ts";
 
-/** A block buffer seen both ways, as the block codec wants it. */
+/** A block buffer, seen in all the ways that codecs and scans want it. */
 export interface RawBlock {
   readonly buf: Uint8Array;
   readonly v: DataView;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+}
+
+/** Views of a buffer of one block, which begins at a multiple of 4 in its memory. */
+export function rawBlock(buf: Uint8Array): RawBlock {
+  return {
+    buf,
+    v: viewOf(buf),
+    u16: new Uint16Array(buf.buffer, buf.byteOffset, buf.length >> 1),
+    u32: new Uint32Array(buf.buffer, buf.byteOffset, buf.length >> 2),
+  };
 }
 
 /** Rules of 01 §5.2 that a block can break, as bits. */
@@ -51,8 +63,7 @@ export class MetaSource {
   acquire(): RawBlock {
     const b = this.#free.pop();
     if (b !== undefined) return b;
-    const buf = this.dev.allocBuffer(LG_SIZE);
-    return { buf, v: viewOf(buf) };
+    return rawBlock(this.dev.allocBuffer(LG_SIZE));
   }
 
   release(b: RawBlock): void {

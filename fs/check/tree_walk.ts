@@ -9,13 +9,15 @@
 
 import { type BlockBytes, itemKey, itemVal, itemValLen, KEY } from "../../format/btree_block.ts";
 import type { BtreeRoot } from "../../format/btree.ts";
+import type { BtreeExpectation } from "../../format/btree_verify.ts";
 import { BTREE_MAX_HEIGHT, LG_SIZE, MAGIC_BTREE } from "../../format/constants.ts";
 import { Key } from "../../format/key.ts";
-import { checkBlock, itemOrder, MAX_ITEMS } from "./btree_check.ts";
+import { checkBlock, itemOrder } from "./btree_check.ts";
+import { MAX_ITEMS, scanBlock } from "./block_scan.ts";
 import { type CheckContext, claim, inRange, isForeign, reportBad, toRef } from "./context.ts";
 import type { ProblemCode } from "./problems.ts";
 import { isZero, rawU64, refBlkno, viewOf } from "./raw.ts";
-import { BAD_CRC, BAD_READ, type RawBlock, type Ref } from "./source.ts";
+import { BAD_CRC, BAD_READ, type RawBlock, rawBlock, type Ref } from "./source.ts";
 
 export interface TreeSpec {
   /** What messages call the tree; also its owner's name. */
@@ -48,7 +50,7 @@ export interface Parent {
 /** A leaf: its buffer is good until the next call of `next`. */
 export interface Leaf {
   readonly blkno: number;
-  readonly b: BlockBytes;
+  readonly b: RawBlock;
   /** Offsets of the items to believe, in key order. */
   readonly order: Uint16Array;
   nr: number;
@@ -103,6 +105,8 @@ export class TreeWalk {
   readonly #windowBlocks: number;
   readonly #leaves: Leaf[] = [];
   readonly #sequence: (Leaf | null)[] = [];
+  /** Whether the block scanned last keeps all rules. */
+  #sound = false;
 
   constructor(
     private readonly cx: CheckContext,
@@ -191,27 +195,39 @@ export class TreeWalk {
     frame.childLo = at.lo;
     frame.rightSpine = at.rightSpine;
     frame.index = 0;
-    const top = this.#frames.length === 0 && spec.subtree === true;
-    if (!top && bad === 0) this.#verify(frame.block, at, level);
-    frame.nr = itemOrder(frame.block, at.lo, at.hi, frame.order);
-    if (top && frame.nr > 0) {
+    if (this.#frames.length === 0 && spec.subtree === true) {
       // The bound of a subtree's root is known only to the whole tree.
-      frame.hi = itemKey(frame.block, frame.order[frame.nr - 1] as number);
-      if (bad === 0) this.#verify(frame.block, { ...at, hi: frame.hi }, level);
+      frame.nr = itemOrder(frame.block, at.lo, at.hi, frame.order);
+      if (frame.nr > 0) {
+        frame.hi = itemKey(frame.block, frame.order[frame.nr - 1] as number);
+        if (bad === 0) this.#verify(frame.block, { ...at, hi: frame.hi }, level);
+      }
+    } else {
+      frame.nr = this.#scan(frame.block, at, level, bad, frame.order);
     }
     this.#frames.push(frame);
     spec.onParent?.({ ref: at.ref, level, lo: at.lo, hi: frame.hi });
   }
 
+  /** The items to believe of a block that breaks the rules `bad`, in key order. */
+  #scan(b: RawBlock, at: LeafRef, level: number, bad: number, order: Uint16Array): number {
+    this.#sound = false;
+    if (bad === 0) {
+      const nr = scanBlock(b, this.#expectation(at, level), order);
+      this.#sound = nr >= 0 || this.#verify(b, at, level);
+      if (nr >= 0) return nr;
+    }
+    return itemOrder(b, at.lo, at.hi, order);
+  }
+
+  #expectation(at: LeafRef, level: number): BtreeExpectation {
+    const { lo, hi, rightSpine } = at;
+    return { level, lo, hi, rightSpine, logTree: this.spec.log === true };
+  }
+
   #verify(b: BlockBytes, at: LeafRef, level: number): boolean {
     const { cx, spec } = this;
-    const findings = checkBlock(b, {
-      level,
-      lo: at.lo,
-      hi: at.hi,
-      rightSpine: at.rightSpine,
-      logTree: spec.log === true,
-    });
+    const findings = checkBlock(b, this.#expectation(at, level));
     if (findings.length === 0) return true;
     for (const f of findings) {
       cx.report.add(RULE_CODES[f.rule] ?? "btree-shape", {
@@ -321,7 +337,7 @@ export class TreeWalk {
       const buf = (this.#window as Uint8Array).subarray(slot * LG_SIZE, (slot + 1) * LG_SIZE);
       leaf = {
         blkno: 0,
-        b: { buf, v: viewOf(buf) },
+        b: rawBlock(buf),
         order: new Uint16Array(MAX_ITEMS),
         nr: 0,
         sound: true,
@@ -340,8 +356,9 @@ export class TreeWalk {
     }
     if ((bad & BAD_READ) !== 0) return null;
     (leaf as { blkno: number }).blkno = at.ref.blkno;
-    leaf.sound = bad === 0 && this.#verify(leaf.b, at, 0);
-    leaf.nr = leaf.b.v.getUint8(40) === 0 ? itemOrder(leaf.b, at.lo, at.hi, leaf.order) : 0;
+    const nr = this.#scan(leaf.b, at, 0, bad, leaf.order);
+    leaf.sound = this.#sound;
+    leaf.nr = leaf.b.v.getUint8(40) === 0 ? nr : 0;
     return leaf;
   }
 }

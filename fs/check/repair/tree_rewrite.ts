@@ -6,6 +6,8 @@
  * key lies in the block's range and their value in the block. One that cannot is left out of its
  * parent; the keys that it covered belong to its right neighbour's range afterwards, or, at the
  * right edge of a block, to the left one's. Items under given keys can be left out too.
+ *
+ * What could not be read is told as holes, which salvage.ts fills with what it finds elsewhere.
  */
 
 import type { BtreeRoot } from "../../../format/btree.ts";
@@ -18,12 +20,25 @@ import {
   itemVal,
   itemValLen,
 } from "../../../format/btree_block.ts";
+import { checkBtreeShape } from "../../../format/btree_verify.ts";
 import { BTREE_MAX_HEIGHT, ITEM_FLAG_DELETION, MAGIC_BTREE } from "../../../format/constants.ts";
+import { blockCrcOk } from "../../../format/crc32c.ts";
 import { Key } from "../../../format/key.ts";
-import { itemOrder, MAX_ITEMS } from "../btree_check.ts";
+import { MAX_ITEMS } from "../block_scan.ts";
+import { itemOrder } from "../btree_check.ts";
 import { type BadBlock, isForeign, toRef } from "../context.ts";
+import { NOBODY } from "../owners.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
-import { BAD_READ, type RawBlock, type Ref } from "../source.ts";
+import {
+  BAD_BLKNO,
+  BAD_CRC,
+  BAD_READ,
+  BAD_SEQ,
+  type MetaSource,
+  type RawBlock,
+  type Ref,
+} from "../source.ts";
+import type { Hole } from "./lost_blocks.ts";
 import { type Round, SEQ_LIMIT } from "./round.ts";
 import { newTreeBlock } from "./tree_builder.ts";
 
@@ -40,6 +55,8 @@ export interface Damage {
   readonly newest: number;
   /** Leaves may hold deletion items. */
   readonly log: boolean;
+  /** What holes in it are called. */
+  readonly name: string;
 }
 
 export interface RewriteResult {
@@ -49,16 +66,22 @@ export interface RewriteResult {
   dropped: number;
   /** Items left out because their numbers are impossible. */
   unusable: number;
+  /** Items kept although the checksum of their block is wrong: their values may be. */
+  doubtful: number;
+  /** Keys of which some or all items were lost. */
+  readonly holes: Hole[];
 }
 
 /** What stands in a parent for a child. */
 type Child = Uint8Array | null;
 
 export function rewriteTree(round: Round, root: BtreeRoot, damage: Damage): RewriteResult {
-  const result: RewriteResult = { lostBlocks: 0, dropped: 0, unusable: 0 };
+  const result = { lostBlocks: 0, dropped: 0, unusable: 0, doubtful: 0, holes: [] as Hole[] };
   const height = root.height;
   if (height === 0 || height > BTREE_MAX_HEIGHT) {
     if (height > 0) result.lostBlocks++;
+    const level = BTREE_MAX_HEIGHT;
+    result.holes.push({ tree: damage.name, level, lo: Key.ZEROS, hi: Key.ONES });
     root.zero();
     return result;
   }
@@ -93,10 +116,11 @@ class Rewriter {
       const own = this.#bad.get(ref.blkno)?.find((x) => x.lo.equals(lo) && x.level === level);
       if (!this.#readable(b, ref, level, own)) {
         this.result.lostBlocks++;
+        this.#hole(level, lo, hi);
         this.#abandon(ref, own);
         return null;
       }
-      const made = level === 0 ? this.#leaf(b, lo, hi) : this.#parent(b, level, lo, hi);
+      const made = level === 0 ? this.#leaf(b, ref, lo, hi) : this.#parent(b, level, lo, hi);
       this.#abandon(ref, own);
       return made;
     } finally {
@@ -111,14 +135,25 @@ class Rewriter {
     return bad.some((x) => inside(x.lo)) || unwanted.some(inside) || late.some(inside);
   }
 
+  #hole(level: number, lo: Key, hi: Key): void {
+    this.result.holes.push({ tree: this.damage.name, level, lo, hi });
+  }
+
   /** Reads a block; false if it is not the one meant, or one of another level. */
   #readable(b: RawBlock, ref: Ref, level: number, own: BadBlock | undefined): boolean {
     const { cx } = this.round;
     if (ref.blkno < 2 || ref.blkno >= cx.metaBlocks) return false;
     const rules = cx.source.read(b, ref, MAGIC_BTREE);
-    if (isForeign(rules) || (rules & BAD_READ) !== 0) return false;
-    // A parent that another tree claimed first leads to that tree's blocks.
-    if (own?.lost === true && level > 0) return false;
+    if ((rules & BAD_READ) !== 0) return false;
+    if (isForeign(rules)) {
+      // Whatever else the block is, it must be nobody's.
+      if (cx.owners.of(ref.blkno) !== NOBODY || !isBehindHeader(b, ref, rules, cx.source)) {
+        return false;
+      }
+    } else if (own?.lost === true && level > 0) {
+      // A parent that another tree claimed first leads to that tree's blocks.
+      return false;
+    }
     return blockLevel(b) === level;
   }
 
@@ -128,9 +163,11 @@ class Rewriter {
     if (own?.lost !== true) this.round.release(ref.blkno);
   }
 
-  #leaf(b: RawBlock, lo: Key, hi: Key): Uint8Array {
+  #leaf(b: RawBlock, at: Ref, lo: Key, hi: Key): Uint8Array {
     const order = new Uint16Array(MAX_ITEMS);
     const n = itemOrder(b, lo, hi, order);
+    const torn = this.round.cx.source.judge(b, at, MAGIC_BTREE) !== 0;
+    const unusable = this.result.unusable;
     const { block, ref } = newTreeBlock(this.round.t, 0);
     for (let i = 0; i < n; i++) {
       const item = order[i] as number, key = itemKey(b, item);
@@ -146,6 +183,10 @@ class Rewriter {
         (itemFlags(b, item) === 0 || deletion && len === 0 && this.damage.log);
       if (usable) insertItem(block, key, seq, deletion ? ITEM_FLAG_DELETION : 0, itemVal(b, item));
       else this.result.unusable++;
+      if (usable && torn) this.result.doubtful++;
+    }
+    if (this.result.unusable > unusable || torn && checkBtreeShape(b) !== null) {
+      this.#hole(0, lo, hi);
     }
     return ref.bytes;
   }
@@ -179,6 +220,26 @@ class Rewriter {
     }
     return ref.bytes;
   }
+}
+
+/**
+ * Whether a block whose header does not answer the reference is the one meant all the same. It is if
+ * its checksum is that of the same contents under the right header; the header is put right then. If
+ * the checksum is wrong for other reasons, the 64 random bits of the seq are proof enough.
+ */
+function isBehindHeader(b: RawBlock, ref: Ref, rules: number, source: MetaSource): boolean {
+  if ((rules & BAD_CRC) === 0) return false;
+  if ((rules & (BAD_SEQ | BAD_BLKNO)) === 0) return true;
+  const { v } = b, header = b.buf.slice(0, 32);
+  v.setUint32(4, MAGIC_BTREE, true);
+  v.setUint32(8, source.fsidLo, true);
+  v.setUint32(12, source.fsidHi, true);
+  v.setUint32(16, ref.seqLo, true);
+  v.setUint32(20, ref.seqHi, true);
+  v.setBigUint64(24, BigInt(ref.blkno), true);
+  if (blockCrcOk(b.buf)) return true;
+  b.buf.set(header);
+  return false;
 }
 
 function refBytes(ref: Ref): Uint8Array {
