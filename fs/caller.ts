@@ -34,14 +34,24 @@ export const plainCredentials: Credentials = {
 /** The administrator, for work done on behalf of the mount itself. */
 export const ROOT_CALLER: Caller = { uid: 0, gid: 0, pid: 0, umask: 0 };
 
+/** What procCredentials looks at; null when there is no such process any more. */
+export interface ProcessTable {
+  /** The text of /proc/PID/status. */
+  status(pid: number): string | null;
+  /** The user namespace of a process, as /proc/PID/ns/user names it. */
+  userNamespace(pid: number | "self"): string | null;
+}
+
 /**
- * Reads effective capabilities and supplementary groups of the calling process. `readStatus` gives
- * the text of /proc/PID/status, or null when the process is gone.
+ * Reads effective capabilities and supplementary groups of the calling process. Capabilities count
+ * only in the user namespace that they are shown in: everybody may make a namespace and has them
+ * all there, and none of them over our files.
  */
-export function procCredentials(readStatus: (pid: number) => string | null): Credentials {
+export function procCredentials(processes: ProcessTable): Credentials {
+  const ours = processes.userNamespace("self");
   const field = (caller: Caller, name: string): string | null => {
     if (caller.pid === 0) return null;
-    const text = readStatus(caller.pid);
+    const text = processes.status(caller.pid);
     if (text === null) return null;
     const at = text.indexOf(`\n${name}:`);
     if (at < 0) return null;
@@ -51,8 +61,11 @@ export function procCredentials(readStatus: (pid: number) => string | null): Cre
   };
   return {
     capable(caller, cap) {
+      if (caller.pid === 0) return plainCredentials.capable(caller, cap);
       const hex = field(caller, "CapEff");
-      if (hex === null || !/^[0-9a-f]+$/i.test(hex)) return plainCredentials.capable(caller, cap);
+      if (hex === null || !/^[0-9a-f]+$/i.test(hex)) return false;
+      const namespace = processes.userNamespace(caller.pid);
+      if (namespace === null || namespace !== ours) return false;
       return ((BigInt(`0x${hex}`) >> BigInt(cap)) & 1n) === 1n;
     },
     inGroup(caller, gid) {

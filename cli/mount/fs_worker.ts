@@ -7,7 +7,7 @@
  */
 
 import { EINTR } from "../../format/errno.ts";
-import { procCredentials } from "../../fs/caller.ts";
+import { procCredentials, type ProcessTable } from "../../fs/caller.ts";
 import { Fs } from "../../fs/fs.ts";
 import { serve } from "../../fs/fuse/serve.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
@@ -20,13 +20,19 @@ import { metaPolicy } from "../../net/reserve.ts";
 import type { ToFs } from "./messages.ts";
 import { failure, runWorker } from "./worker.ts";
 
-function processStatus(pid: number): string | null {
+/** `read`'s result; null where the process that it asks about is gone. */
+function unlessGone(read: () => string): string | null {
   try {
-    return Deno.readTextFileSync(`/proc/${pid}/status`);
+    return read();
   } catch {
-    return null; // The process is gone.
+    return null;
   }
 }
+
+const PROCESSES: ProcessTable = {
+  status: (pid) => unlessGone(() => Deno.readTextFileSync(`/proc/${pid}/status`)),
+  userNamespace: (pid) => unlessGone(() => Deno.readLinkSync(`/proc/${pid}/ns/user`)),
+};
 
 runWorker<ToFs>((context) => {
   const { init, reactor, gate, log, tell } = context;
@@ -59,7 +65,7 @@ runWorker<ToFs>((context) => {
     options: init.options,
     log,
   });
-  fs.credentials = procCredentials(processStatus);
+  fs.credentials = procCredentials(PROCESSES);
   fs.callerMemory = processMemory();
   // What our server keeps back for one mount; further ones are not counted here.
   const { reserved } = metaPolicy(volume.superBlock.totalMetaBlocks, 1);

@@ -3,7 +3,7 @@
 import { INODE_FLAG_RETENTION } from "../../format/constants.ts";
 import { EPERM } from "../../format/errno.ts";
 import type { Inode } from "../../format/items.ts";
-import { ROOT_CALLER } from "../caller.ts";
+import { type Caller, ROOT_CALLER } from "../caller.ts";
 import { errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import {
@@ -48,10 +48,14 @@ export interface AttrChanges {
   readonly killSuidgid?: boolean;
 }
 
-/** `mode` after something that ends set-id rights; S_ISGID without S_IXGRP is not such a right. */
-export function killSuidgidMode(mode: number): number {
+/**
+ * The mode after something that ends set-id rights. S_ISGID without S_IXGRP is not such a right, but
+ * it stays only for callers who could set it, as in the kernel.
+ */
+export function killSuidgidMode(fs: Fs, caller: Caller, mode: number, gid: number): number {
   if (isDir(mode)) return mode;
-  return mode & ~((mode & S_IXGRP) !== 0 ? S_ISUID | S_ISGID : S_ISUID);
+  if ((mode & S_IXGRP) !== 0) return mode & ~(S_ISUID | S_ISGID);
+  return keepSetgid(fs, caller, mode & ~S_ISUID, gid);
 }
 
 /**
@@ -63,12 +67,13 @@ export function setattr(op: Op, fs: Fs, ino: number, changes: AttrChanges): void
   if ((h.inode.flags & INODE_FLAG_RETENTION) !== 0) throw errnoError(EPERM);
   const { uid, gid, atime, mtime, ctime } = changes;
   const kill = changes.killSuidgid === true;
+  const caller = op.caller ?? ROOT_CALLER;
   let mode = h.inode.mode;
   if (changes.mode !== undefined) {
     mode = (mode & S_IFMT) | (changes.mode & ALL_PERMISSIONS);
-    mode = keepSetgid(fs, op.caller ?? ROOT_CALLER, mode, gid ?? h.inode.gid);
+    mode = keepSetgid(fs, caller, mode, gid ?? h.inode.gid);
   }
-  if (kill) mode = killSuidgidMode(mode);
+  if (kill) mode = killSuidgidMode(fs, caller, mode, h.inode.gid);
   const acl = changes.mode === undefined ? null : gatherChmod(op, fs, h, mode);
   const capability = kill ? dropCapability(op, fs, h) : null;
   const t = gatherUpdate(op, fs, [{ h, dataSeq: false }], {

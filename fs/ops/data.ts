@@ -348,6 +348,7 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   if (wanted <= 0) throw errnoError(EFBIG);
   const wait = offlineIn(op, fs, h, 0, Math.ceil(inode.size / SM_SIZE));
   if (wait !== null) return wait;
+  const mode = rq.killSuidgid ? killSuidgidMode(fs, rq.caller, inode.mode, inode.gid) : inode.mode;
   const capability = rq.pageWrite ? null : dropCapability(op, fs, h);
 
   const first = Math.floor(pos / SM_SIZE);
@@ -385,7 +386,7 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   extents.account();
   const changed = h.edit();
   if (pos + bytes > changed.size) changed.size = pos + bytes;
-  if (rq.killSuidgid) changed.mode = killSuidgidMode(changed.mode);
+  changed.mode = mode;
   touch(fs, changed);
   capability?.apply(op, fs, changed.mtime);
   changed.dataSeq = seq;

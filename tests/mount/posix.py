@@ -209,6 +209,25 @@ def extended_attributes():
     assert os.listxattr("xa") == []
 
 
+def administrators_of_namespaces():
+    """Root of a user namespace that anybody may make is nobody here."""
+    os.mkdir("ns", 0o777)
+    make("ns/f")
+    os.chown("ns/f", 1001, 1001)
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(1001)
+        os.setuid(1001)
+        fails(errno.EPERM, os.setxattr, "ns/f", "scoutfs.hide.x", b"1")
+        if libc.unshare(0x10000000) == 0:
+            fails(errno.EPERM, os.setxattr, "ns/f", "scoutfs.hide.x", b"1")
+        os.setxattr("ns/f", "user.x", b"1")
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.setxattr("ns/f", "scoutfs.hide.x", b"1")
+
+
 for check in [
     temporary_files,
     names,
@@ -220,6 +239,7 @@ for check in [
     locks,
     attributes,
     extended_attributes,
+    administrators_of_namespaces,
 ]:
     check()
     print("held:", check.__name__)
