@@ -47,19 +47,19 @@ export function fnv1a64(bytes: Uint8Array, off = 0, len: number = bytes.length -
 }
 
 /** Up to 32 sampled bits of a name, the high half of its directory entry hash (01 §6.2). */
-function fingerprint(name: Uint8Array, off: number, len: number): number {
-  const bits = len * 8;
-  const skip = Math.max(1, bits >>> 5);
+export function nameFingerprint(name: Uint8Array, off: number, len: number): number {
+  // 8 · len / 32 bits apart: there are 32 of them, or as many as a shorter name has bits.
+  const skip = len < 8 ? 1 : len >>> 2, count = len < 4 ? 8 * len : 32;
   let f = 0;
-  for (let i = 0, at = 0; i < 32 && at < bits; i++, at += skip) {
-    f |= (name[off + (at >>> 3)]! >>> (7 - (at & 7)) & 1) << (31 - i);
+  for (let i = 0, at = 0; i < count; i++, at += skip) {
+    f = f << 1 | name[off + (at >>> 3)]! >>> (7 - (at & 7)) & 1;
   }
-  return f >>> 0;
+  return (count === 32 ? f : f << 32 - count) >>> 0;
 }
 
 /** The hash of a directory entry's name (01 §6.2). */
 export function direntHash(name: Uint8Array, off = 0, len: number = name.length - off): Words {
-  return { hi: fingerprint(name, off, len), lo: fnv1a32(name, off, len) };
+  return { hi: nameFingerprint(name, off, len), lo: fnv1a32(name, off, len) };
 }
 
 /** The hash of a full xattr name as keys hold it (01 §6.3). */

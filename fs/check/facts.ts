@@ -32,12 +32,15 @@ export const FACT_KEY_WORDS = 7;
 export const FACT_EXTRA_WORDS = 4;
 const WORDS = 1 + FACT_KEY_WORDS + 1 + FACT_EXTRA_WORDS;
 
-function mix(h: number, k: number): number {
-  k = Math.imul(k, 0xcc9e2d51);
-  k = k << 15 | k >>> 17;
-  h ^= Math.imul(k, 0x1b873593);
-  h = h << 13 | h >>> 19;
-  return Math.imul(h, 5) + 0xe6546b64 | 0;
+/** Two chains of multiplications, each of which no single changed word can leave as it was. */
+function mixA(h: number, k: number): number {
+  h = Math.imul(h ^ k, 0xcc9e2d51);
+  return h ^ h >>> 15;
+}
+
+function mixB(h: number, k: number): number {
+  h = Math.imul(h ^ k, 0x85ebca6b);
+  return h ^ h >>> 13;
 }
 
 function finish(h: number): number {
@@ -79,13 +82,20 @@ export class FactBook {
       }
       return;
     }
-    let a = 0x9747b28c, b = 0x2f0b4c47;
-    a = mix(mix(mix(mix(a, k0), k1), k2), k3);
-    b = mix(mix(mix(mix(b, k3), k2), k1), k0);
-    a = mix(mix(mix(a, k4), k5), k6);
-    b = mix(mix(mix(b, k6), k5), k4);
-    a = finish(mix(mix(mix(mix(a, x0), x1), x2), x3));
-    b = finish(mix(mix(mix(mix(b, x3), x2), x1), x0));
+    // In opposite orders, so that no exchange of words goes unseen; words at the end that most
+    // classes leave at 0 are passed over.
+    let a = mixA(mixA(mixA(mixA(0x9747b28c, k0), k1), k2), k3);
+    let b = mixB(mixB(mixB(mixB(0x2f0b4c47, k3), k2), k1), k0);
+    if ((x0 | x1 | x2 | x3) !== 0) {
+      a = mixA(mixA(mixA(mixA(a, x0), x1), x2), x3);
+      b = mixB(mixB(mixB(mixB(b, x3), x2), x1), x0);
+    }
+    if ((k4 | k5 | k6) !== 0) {
+      a = mixA(mixA(mixA(a, k4), k5), k6 ^ 0x55555555);
+      b = mixB(mixB(mixB(b, k6 ^ 0x55555555), k5), k4);
+    }
+    a = finish(a);
+    b = finish(b);
     if (cls === FACT_SRCH) {
       // Parity: equal entries cancel, whoever tells them.
       this.#first[cls]! ^= a;

@@ -35,8 +35,7 @@ import {
   TYPE_XATTR,
   XATTR_PART_SIZE,
 } from "../../format/constants.ts";
-import { crc32c } from "../../format/crc32c.ts";
-import { direntHash } from "../../format/hash.ts";
+import { nameFingerprint } from "../../format/hash.ts";
 import { Inode } from "../../format/items.ts";
 import type { CheckContext } from "./context.ts";
 import {
@@ -63,16 +62,21 @@ const S_IFLNK = 0o120000;
 const S_IFCHR = 0o020000;
 const S_IFBLK = 0o060000;
 
-/** Entry type of a mode's file type; undefined for none that exists. */
-const ENTRY_TYPE: ReadonlyMap<number, number> = new Map([
-  [0o010000, DT_FIFO],
-  [S_IFCHR, DT_CHR],
-  [S_IFDIR, DT_DIR],
-  [S_IFBLK, DT_BLK],
-  [S_IFREG, DT_REG],
-  [S_IFLNK, DT_LNK],
-  [0o140000, DT_SOCK],
-]);
+const NO_TYPE = 255;
+/** Entry type of a mode's file type, by its uppermost four bits. */
+const ENTRY_TYPE = new Uint8Array(16).fill(NO_TYPE);
+ENTRY_TYPE[0o01] = DT_FIFO;
+ENTRY_TYPE[S_IFCHR >>> 12] = DT_CHR;
+ENTRY_TYPE[S_IFDIR >>> 12] = DT_DIR;
+ENTRY_TYPE[S_IFBLK >>> 12] = DT_BLK;
+ENTRY_TYPE[S_IFREG >>> 12] = DT_REG;
+ENTRY_TYPE[S_IFLNK >>> 12] = DT_LNK;
+ENTRY_TYPE[0o14] = DT_SOCK;
+
+const TIMES = ["atime", "ctime", "mtime", "crtime"] as const;
+
+const FNV_INIT = 0x811c9dc5;
+const FNV_PRIME = 0x01000193;
 
 const DIRENT_BYTES = 32;
 
@@ -82,10 +86,13 @@ export class InodeCheck {
   #inoLo = 0;
   #ino = 0;
   #present = false;
-  readonly #val = new Uint8Array(Inode.SIZE);
-  #inode = new Inode(new DataView(this.#val.buffer));
   #format = 0;
   #nlink = 0;
+  #size = 0;
+  #storedOnline = 0;
+  #storedOffline = 0;
+  #nextPos = 0;
+  #nextXattr = 0;
   // What its items add up to.
   #backrefs = 0;
   #entries = 0;
@@ -106,8 +113,9 @@ export class InodeCheck {
   readonly #name = new Uint8Array(NAME_MAX);
   #nameLen = 0;
   #sameHash: Uint8Array[] = [];
-  /** Low word of the hash of the name looked at last. */
+  /** Of the entry looked at last: low word of its name's hash, and a hash of its whole value. */
   #nameHash = 0;
+  #valueHash = 0;
   #hashHi = 0;
   #hashLo = 0;
   readonly #xattrs: XattrCheck;
@@ -182,7 +190,7 @@ export class InodeCheck {
     if (this.#strayItems > 0) {
       this.cx.report.add("inode-missing", { ino: this.#ino, items: this.#strayItems });
     }
-    this.#xattrs.end(this.#present ? rawU64(this.#inode.v, 56) : -1, this.#nlink === 0);
+    this.#xattrs.end(this.#present ? this.#nextXattr : -1, this.#nlink === 0);
     if (!this.#present) return;
     this.inodes++;
     this.#finish();
@@ -195,40 +203,49 @@ export class InodeCheck {
       if (len < Inode.V1_SIZE) return;
     }
     this.#present = true;
-    this.#val.fill(0);
-    this.#val.set(b.buf.subarray(off, off + Math.min(len, Inode.SIZE)));
-    const i = this.#inode, v = i.v;
+    const v = b.v, mode = v.getUint32(off + 84, true), flags = v.getUint32(off + 92, true);
     const bad = (field: string, value: number | string) =>
       report.add("inode-field", { ino, field, value });
-    this.#format = i.mode & S_IFMT;
-    this.#nlink = i.nlink;
-    if (!ENTRY_TYPE.has(this.#format) || i.mode > 0o177777) {
-      bad("mode", `0o${i.mode.toString(8)}`);
+    const format = mode & S_IFMT;
+    this.#format = format;
+    this.#nlink = v.getUint32(off + 72, true);
+    this.#size = rawU64(v, off);
+    this.#storedOnline = rawU64(v, off + 32);
+    this.#storedOffline = rawU64(v, off + 40);
+    this.#nextPos = rawU64(v, off + 48);
+    this.#nextXattr = rawU64(v, off + 56);
+    if (ENTRY_TYPE[format >>> 12] === NO_TYPE || mode > 0o177777) {
+      bad("mode", `0o${mode.toString(8)}`);
     }
-    const known = INODE_FLAG_TRUNCATE | (this.cx.fmtVers >= 2 ? INODE_FLAG_RETENTION : 0);
-    if ((i.flags & ~known) !== 0) bad("flags", i.flags);
-    if (i.isTruncating && this.#format !== S_IFREG) bad("flags", i.flags);
+    if (flags !== 0) {
+      const known = INODE_FLAG_TRUNCATE | (this.cx.fmtVers >= 2 ? INODE_FLAG_RETENTION : 0);
+      if ((flags & ~known) !== 0) bad("flags", flags);
+      if ((flags & INODE_FLAG_TRUNCATE) !== 0 && format !== S_IFREG) bad("flags", flags);
+    }
     if (ino >= this.nextIno) report.add("inode-next-ino", { ino, nextIno: this.nextIno });
     if (ino !== ROOT_INO && ino < 1024) bad("number", ino);
-    for (let at = 96; at < 160; at += 16) {
-      const name = ["atime", "ctime", "mtime", "crtime"][(at - 96) / 16] as string;
-      if (v.getUint32(at + 8, true) >= 1_000_000_000) bad(name, v.getUint32(at + 8, true));
-      if (v.getUint32(at + 12, true) !== 0) bad(`${name} padding`, v.getUint32(at + 12, true));
+    for (let at = 0; at < 4; at++) {
+      const nsec = v.getUint32(off + 104 + 16 * at, true);
+      const pad = v.getUint32(off + 108 + 16 * at, true);
+      if (nsec >= 1_000_000_000) bad(TIMES[at] as string, nsec);
+      if (pad !== 0) bad(`${TIMES[at]} padding`, pad);
     }
-    const device = this.#format === S_IFCHR || this.#format === S_IFBLK;
-    if (!device && i.rdev !== 0) bad("rdev", i.rdev);
-    if (v.getUint32(4, true) >= 0x8000_0000) bad("size", v.getBigUint64(0, true).toString());
+    const rdev = v.getUint32(off + 88, true);
+    if (rdev !== 0 && format !== S_IFCHR && format !== S_IFBLK) bad("rdev", rdev);
+    if (v.getUint32(off + 4, true) >= 0x8000_0000) {
+      bad("size", v.getBigUint64(off, true).toString());
+    }
     // No filesystem has given out so many, and nothing could count on.
-    if (!isExact(rawU64(v, 48))) bad("next_readdir_pos", rawU64(v, 48));
-    if (!isExact(rawU64(v, 56))) bad("next_xattr_id", rawU64(v, 56));
-    const metaSeq = rawU64(v, 8), dataSeq = rawU64(v, 16);
+    if (!isExact(this.#nextPos)) bad("next_readdir_pos", this.#nextPos);
+    if (!isExact(this.#nextXattr)) bad("next_xattr_id", this.#nextXattr);
+    const metaSeq = rawU64(v, off + 8), dataSeq = rawU64(v, off + 16);
     if (metaSeq > this.maxSeq) bad("meta_seq", metaSeq);
     if (dataSeq > this.maxSeq) bad("data_seq", dataSeq);
     this.facts.add(
       FACT_META_INDEX,
       SIDE_SOURCE,
-      v.getUint32(12, true),
-      v.getUint32(8, true),
+      v.getUint32(off + 12, true),
+      v.getUint32(off + 8, true),
       this.#inoHi,
       this.#inoLo,
     );
@@ -236,8 +253,8 @@ export class InodeCheck {
       this.facts.add(
         FACT_DATA_INDEX,
         SIDE_SOURCE,
-        v.getUint32(20, true),
-        v.getUint32(16, true),
+        v.getUint32(off + 20, true),
+        v.getUint32(off + 16, true),
         this.#inoHi,
         this.#inoLo,
       );
@@ -258,21 +275,27 @@ export class InodeCheck {
       bad(`a name of ${nameLen} bytes`);
       return false;
     }
-    if (v.getUint8(off + 25) !== 0 || !isZero(b.buf, off + 26, 6)) bad("padding is not zero");
-    const hash = direntHash(b.buf, off + DIRENT_BYTES, nameLen);
-    this.#nameHash = hash.lo;
-    if (v.getUint32(off + 8, true) !== hash.lo || v.getUint32(off + 12, true) !== hash.hi) {
+    const tail = v.getUint32(off + 24, true), pad = v.getUint32(off + 28, true);
+    if (tail > 0xff || pad !== 0) bad("padding is not zero");
+    // The name's own hash, another one of it, and bytes that no name has, in one go.
+    const { buf } = b, start = off + DIRENT_BYTES, end = off + len;
+    let hash = FNV_INIT, other = tail ^ pad, special = 0;
+    for (let i = start; i < end; i++) {
+      const c = buf[i]!;
+      if (c === 0 || c === 0x2f) special++;
+      hash = Math.imul(hash ^ c, FNV_PRIME);
+      other = Math.imul(other, 0x9e3779b1) + c | 0;
+    }
+    hash >>>= 0;
+    const storedLo = v.getUint32(off + 8, true), storedHi = v.getUint32(off + 12, true);
+    if (storedLo !== hash || storedHi !== nameFingerprint(buf, start, nameLen)) {
       bad("the hash is not that of the name");
     }
-    for (let i = off + DIRENT_BYTES; i < off + len; i++) {
-      const c = b.buf[i] as number;
-      if (c === 0 || c === 0x2f) {
-        bad("the name has a NUL or a slash");
-        break;
-      }
-    }
-    const first = b.buf[off + DIRENT_BYTES], second = b.buf[off + DIRENT_BYTES + 1];
-    if (first === 0x2e && (nameLen === 1 || nameLen === 2 && second === 0x2e)) {
+    this.#nameHash = hash;
+    other = Math.imul(other ^ storedHi, 0x85ebca6b) ^ storedLo;
+    this.#valueHash = (other ^ other >>> 15) >>> 0;
+    if (special > 0) bad("the name has a NUL or a slash");
+    if (buf[start] === 0x2e && (nameLen === 1 || nameLen === 2 && buf[start + 1] === 0x2e)) {
       bad("the name is . or ..");
     }
     return true;
@@ -283,13 +306,10 @@ export class InodeCheck {
     side: number,
     b: BlockBytes,
     off: number,
-    len: number,
     dirHi: number,
     dirLo: number,
   ): void {
     const v = b.v;
-    // Two independent hashes, one of the whole value and one of the name.
-    const h1 = crc32c(b.buf, off, len), h2 = this.#nameHash;
     this.facts.add(
       cls,
       side,
@@ -300,8 +320,8 @@ export class InodeCheck {
       0,
       0,
       0,
-      h1,
-      h2,
+      this.#valueHash,
+      this.#nameHash,
       v.getUint32(off + 4, true),
       v.getUint32(off, true),
     );
@@ -323,15 +343,15 @@ export class InodeCheck {
     if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
     const pos = rawU64(v, off + 16);
     if (pos < DIRENT_FIRST_POS) differs(`position ${pos}`);
-    else if (this.#present && pos >= rawU64(this.#inode.v, 48)) {
-      report.add("dir-next-pos", { ino: this.#ino, pos, next: rawU64(this.#inode.v, 48) });
+    else if (this.#present && pos >= this.#nextPos) {
+      report.add("dir-next-pos", { ino: this.#ino, pos, next: this.#nextPos });
     }
     this.#unique(b, off, len, v.getUint32(key + 12, true), v.getUint32(key + 8, true));
     this.#entries++;
     this.#names += len - DIRENT_BYTES;
     if (v.getUint8(off + 24) === DT_DIR) this.#subdirs++;
-    this.#entryFact(FACT_READDIR, SIDE_SOURCE, b, off, len, this.#inoHi, this.#inoLo);
-    this.#entryFact(FACT_BACKREF, SIDE_SOURCE, b, off, len, this.#inoHi, this.#inoLo);
+    this.#entryFact(FACT_READDIR, SIDE_SOURCE, b, off, this.#inoHi, this.#inoLo);
+    this.#entryFact(FACT_BACKREF, SIDE_SOURCE, b, off, this.#inoHi, this.#inoLo);
   }
 
   /** Names of equal hash are neighbours; only those can be equal. */
@@ -351,7 +371,8 @@ export class InodeCheck {
     this.#hashLo = hashLo;
     this.#sameHash.length = 0;
     this.#nameLen = len - DIRENT_BYTES;
-    for (let i = 0; i < this.#nameLen; i++) this.#name[i] = b.buf[start + i] as number;
+    const { buf } = b, name = this.#name;
+    for (let from = start, to = 0; from < off + len; from++, to++) name[to] = buf[from]!;
   }
 
   #readdir(b: BlockBytes, item: number, off: number, len: number): void {
@@ -369,7 +390,7 @@ export class InodeCheck {
         why: "the key has another position",
       });
     }
-    this.#entryFact(FACT_READDIR, SIDE_ITEM, b, off, len, this.#inoHi, this.#inoLo);
+    this.#entryFact(FACT_READDIR, SIDE_ITEM, b, off, this.#inoHi, this.#inoLo);
   }
 
   #backref(b: BlockBytes, item: number, off: number, len: number): void {
@@ -392,7 +413,7 @@ export class InodeCheck {
     ) differs("the key has another position");
     if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
     const type = v.getUint8(off + 24);
-    if (this.#present && type !== ENTRY_TYPE.get(this.#format)) {
+    if (this.#present && type !== ENTRY_TYPE[this.#format >>> 12]) {
       report.add("entry-type", { ino: this.#ino, type, dir: rawU64(v, key + 8) });
     }
     this.#entryFact(
@@ -400,7 +421,6 @@ export class InodeCheck {
       SIDE_ITEM,
       b,
       off,
-      len,
       v.getUint32(key + 12, true),
       v.getUint32(key + 8, true),
     );
@@ -470,8 +490,7 @@ export class InodeCheck {
 
   /** What the inode says against what its items add up to. */
   #finish(): void {
-    const { report } = this.cx, ino = this.#ino, i = this.#inode, v = i.v;
-    const size = rawU64(v, 0);
+    const { report } = this.cx, ino = this.#ino, size = this.#size;
     const wrong = (
       code: "inode-size" | "inode-nlink" | "inode-blocks",
       field: string,
@@ -489,8 +508,8 @@ export class InodeCheck {
       if (this.#backrefs !== expected) {
         report.add("dir-parents", { ino, backrefs: this.#backrefs, expected });
       }
-      if (rawU64(v, 48) < DIRENT_FIRST_POS) {
-        report.add("inode-field", { ino, field: "next_readdir_pos", value: rawU64(v, 48) });
+      if (this.#nextPos < DIRENT_FIRST_POS) {
+        report.add("inode-field", { ino, field: "next_readdir_pos", value: this.#nextPos });
       }
       this.parents?.exists(ino, this.#nlink === 0);
     } else {
@@ -510,7 +529,7 @@ export class InodeCheck {
     }
     // A file that is being deleted loses its extents before its inode (02 §6.4).
     if (this.#nlink > 0) {
-      const online = rawU64(v, 32), offline = rawU64(v, 40);
+      const online = this.#storedOnline, offline = this.#storedOffline;
       if (online !== this.#online) wrong("inode-blocks", "online_blocks", online, this.#online);
       if (offline !== this.#offline) {
         wrong("inode-blocks", "offline_blocks", offline, this.#offline);
