@@ -16,6 +16,7 @@ import {
   ITEM_FLAG_DELETION,
   LOG_MERGE_REQUEST_SUBTREE,
   MAGIC_BLOOM,
+  NAME_MAX,
   QUOTA_NAME_SELECT,
   QUOTA_RULE_TOTL_COUNT,
   QUOTA_SOURCE_GID,
@@ -40,7 +41,7 @@ import {
   ZONE_XATTR_TOTL,
 } from "../../format/constants.ts";
 import { bloomBits, fnv1a64 } from "../../format/hash.ts";
-import { QuotaRuleVal } from "../../format/items.ts";
+import { Dirent, Inode, QuotaRuleVal } from "../../format/items.ts";
 import { Key } from "../../format/key.ts";
 import { type CheckContext, follow, toRef } from "./context.ts";
 import {
@@ -55,7 +56,7 @@ import {
 import { InodeCheck, keyText } from "./inode_check.ts";
 import { ParentMap } from "./parents.ts";
 import { type LogTree, type MergeState, type ServerItems, unmergedRanges } from "./pass_roots.ts";
-import { fieldU64, isZero, rawU64 } from "./raw.ts";
+import { fieldU64, hiWord, isZero, loWord, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { SpaceMap } from "./space.ts";
 import { type ItemSink, streamItems, type StreamTree } from "./stream.ts";
@@ -64,7 +65,6 @@ import type { SrchEntry } from "../../format/srch.ts";
 
 const SEQ = 40;
 const VAL_OFF = 48;
-const VAL_LEN = 50;
 const FLAGS = 52;
 
 /** Leaves that all trees together read ahead, and the least a tree gets. */
@@ -211,47 +211,52 @@ class VersionCheck {
   ) {}
 
   leaf(leaf: Leaf): void {
-    const v = leaf.b.v;
+    const { u32 } = leaf.b, { order, nr } = leaf;
+    const maxHi = hiWord(this.maxSeq), maxLo = loWord(this.maxSeq);
     let kept = 0;
-    for (let i = 0; i < leaf.nr; i++) {
-      const item = leaf.order[i] as number;
-      if (this.#allowed(leaf.b, item)) leaf.order[kept++] = item;
-      if (rawU64(v, item + SEQ) > this.maxSeq) {
+    for (let i = 0; i < nr; i++) {
+      const item = order[i] as number;
+      if (this.#allowed(leaf.b, item)) order[kept++] = item;
+      const seqHi = u32[item + SEQ + 4 >> 2] as number;
+      if (seqHi > maxHi || seqHi === maxHi && (u32[item + SEQ >> 2] as number) > maxLo) {
         this.cx.report.add("item-seq", {
           what: this.what,
-          key: keyText(v, item),
-          seq: rawU64(v, item + SEQ),
+          key: keyText(leaf.b.v, item),
+          seq: rawU64(leaf.b.v, item + SEQ),
           max: this.maxSeq,
         });
       }
-      if (this.bloom !== null) this.#bloomed(v, item);
+      if (this.bloom !== null) this.#bloomed(leaf.b.v, item);
     }
     leaf.nr = kept;
   }
 
   /** Key and length are ones that a filesystem item can have. */
-  #allowed(b: BlockBytes, item: number): boolean {
-    const v = b.v, key = item + KEY, zone = v.getUint8(key + 25), type = v.getUint8(key + 26);
-    const len = v.getUint16(item + VAL_LEN, true);
-    const deletion = this.log && v.getUint8(item + FLAGS) === ITEM_FLAG_DELETION;
-    let right = false, low = 0, high = 0, unused = true;
+  #allowed(b: RawBlock, item: number): boolean {
+    const { u32 } = b, w = item + KEY >> 2;
+    const firstLo = u32[w]!, firstHi = u32[w + 1]!, secondLo = u32[w + 2]!, secondHi = u32[w + 3]!;
+    const thirdLo = u32[w + 4]!, thirdHi = u32[w + 5]!, rest = u32[w + 6]!;
+    const fourth = rest & 255, zone = rest >>> 8 & 255, type = rest >>> 16 & 255;
+    // Numbers of the format are below 2^53.
+    const first = firstHi < 0x20_0000, second = secondHi < 0x20_0000, third = thirdHi < 0x20_0000;
+    let right = false, low = 0, high = 0, fields = true;
     switch (zone) {
       case ZONE_INODE_INDEX:
         right = type === TYPE_INODE_INDEX_META_SEQ || type === TYPE_INODE_INDEX_DATA_SEQ;
-        unused = isZero(b.buf, key, 8) && b.buf[key + 24] === 0;
+        fields = (firstLo | firstHi | fourth) === 0 && second && third;
         break;
       case ZONE_ORPHAN:
         right = type === TYPE_ORPHAN;
-        unused = isZero(b.buf, key, 8) && isZero(b.buf, key + 16, 9);
+        fields = (firstLo | firstHi | thirdLo | thirdHi | fourth) === 0 && second;
         break;
       case ZONE_QUOTA:
         right = type === TYPE_QUOTA_RULE && this.cx.fmtVers >= 2;
-        unused = isZero(b.buf, key, 8) && b.buf[key + 24] === 0;
+        fields = (firstLo | firstHi | fourth) === 0;
         low = high = QuotaRuleVal.SIZE;
         break;
       case ZONE_XATTR_TOTL:
         right = type === 0;
-        unused = b.buf[key + 24] === 0;
+        fields = fourth === 0;
         low = high = 16;
         break;
       case ZONE_XATTR_INDX:
@@ -261,45 +266,51 @@ class VersionCheck {
         right = true;
         switch (type) {
           case TYPE_INODE:
-            unused = isZero(b.buf, key + 8, 17);
-            low = 160;
-            high = 168;
+            fields = (secondLo | secondHi | thirdLo | thirdHi | fourth) === 0 && first;
+            low = Inode.V1_SIZE;
+            high = Inode.SIZE;
             break;
           case TYPE_XATTR:
+            fields = first && third;
             low = 1;
             high = XATTR_PART_SIZE;
             break;
           case TYPE_DIRENT:
+            fields = first && third;
+            low = Dirent.SIZE + 1;
+            high = Dirent.SIZE + NAME_MAX;
+            break;
           case TYPE_READDIR:
+            fields = first && second;
+            low = Dirent.SIZE + 1;
+            high = Dirent.SIZE + NAME_MAX;
+            break;
           case TYPE_LINK_BACKREF:
-            low = 33;
-            high = 287;
+            fields = first && second && third;
+            low = Dirent.SIZE + 1;
+            high = Dirent.SIZE + NAME_MAX;
             break;
           case TYPE_SYMLINK:
+            fields = first && second;
             low = 1;
             high = XATTR_PART_SIZE;
             break;
           case TYPE_DATA_EXTENT:
+            fields = first && second && third;
             low = high = 16;
             break;
           default:
             right = false;
         }
     }
-    if (!right) {
-      this.cx.report.add("item-zone", { what: this.what, key: keyText(v, item) });
-      return false;
-    }
-    if (right && !namesNumbers(v, key, zone, type)) unused = false;
-    if (!unused) {
-      this.cx.report.add("item-key-fields", { what: this.what, key: keyText(v, item) });
-      return false;
-    }
-    if (deletion ? len !== 0 : len < low || len > high) {
-      this.cx.report.add("item-length", { what: this.what, key: keyText(v, item), len });
-      return false;
-    }
-    return true;
+    const length = u32[item + VAL_OFF >> 2]! >>> 16;
+    const deletion = this.log && (u32[item + FLAGS >> 2]! & 255) === ITEM_FLAG_DELETION;
+    if (right && fields && (deletion ? length === 0 : length >= low && length <= high)) return true;
+    const values = { what: this.what, key: keyText(b.v, item) };
+    if (!right) this.cx.report.add("item-zone", values);
+    else if (!fields) this.cx.report.add("item-key-fields", values);
+    else this.cx.report.add("item-length", { ...values, len: length });
+    return false;
   }
 
   /** Without the three bits of its lock's start key an item is hidden from readers. */
@@ -335,28 +346,6 @@ class VersionCheck {
         return;
       }
     }
-  }
-}
-
-/** Whether the parts of a key that are numbers are some that the format has (below 2^53). */
-function namesNumbers(v: DataView, key: number, zone: number, type: number): boolean {
-  const fits = (at: number) => v.getUint32(key + at + 4, true) < 0x20_0000;
-  const first = fits(0), second = fits(8), third = fits(16);
-  if (zone === ZONE_INODE_INDEX) return second && third;
-  if (zone === ZONE_ORPHAN) return second;
-  if (zone !== ZONE_FS) return true;
-  switch (type) {
-    case TYPE_XATTR:
-    case TYPE_DIRENT:
-      return first && third;
-    case TYPE_READDIR:
-    case TYPE_SYMLINK:
-      return first && second;
-    case TYPE_LINK_BACKREF:
-    case TYPE_DATA_EXTENT:
-      return first && second && third;
-    default:
-      return first;
   }
 }
 
