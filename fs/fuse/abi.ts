@@ -272,6 +272,11 @@ export function putDirent(
   return padded - o;
 }
 
+/** Where to continue after the entry at `o`. */
+export function setDirentNext(v: DataView, o: number, next: number): void {
+  setU64(v, o + 8, next);
+}
+
 export interface StatfsValues {
   blocks: number;
   bfree: number;

@@ -10,7 +10,6 @@ import { lseek } from "../ops/seek.ts";
 import { setattrJob } from "../ops/setattr.ts";
 import { setU64 } from "../../format/bytes.ts";
 import * as abi from "./abi.ts";
-import { opensForWriting } from "./kernel_cache.ts";
 import { run } from "./name_handlers.ts";
 import type { FuseRequest } from "./request.ts";
 import type { HandlerTable, ServeContext } from "./serve.ts";
@@ -39,7 +38,8 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
   };
   table[abi.OPEN] = (req) => {
     const flags = req.u32(0);
-    if ((flags & O_TRUNC) === 0 || !opensForWriting(flags)) return open(req, flags);
+    // The kernel has checked that the caller may write, also with O_RDONLY.
+    if ((flags & O_TRUNC) === 0) return open(req, flags);
     const killSuidgid = (req.u32(4) & abi.OPEN_KILL_SUIDGID) !== 0;
     const cut = setattrJob(fs, req.ino, { size: 0, killSuidgid }, req, req.unique);
     return cut instanceof Promise ? cut.then(() => open(req, flags)) : open(req, flags);
@@ -54,7 +54,14 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
     const length = Math.min(req.u32(16), abi.MAX_IO);
     const done = read(
       fs,
-      { ino: req.ino, offset: req.u64(8), length, caller: req, id: req.unique, cancel: req.cancel },
+      {
+        ino: req.ino,
+        offset: req.position(8),
+        length,
+        caller: req,
+        id: req.unique,
+        cancel: req.cancel,
+      },
       req.parts,
       () => context.takeData(req, length),
     );
@@ -103,7 +110,7 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
     return done instanceof Promise ? done.then(put) : put();
   };
   table[abi.LSEEK] = (req) => {
-    const ino = req.ino, offset = req.u64(8), whence = req.u32(16);
+    const ino = req.ino, offset = req.position(8), whence = req.u32(16);
     return run(fs, req, (op) => {
       setU64(req.out.view, 0, lseek(op, fs, ino, offset, whence));
       return abi.LSEEK_OUT;

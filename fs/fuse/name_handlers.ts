@@ -139,12 +139,15 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
     return 0;
   };
   table[abi.READDIR] = (req) => {
-    const dir = req.ino, from = req.u64(8), room = Math.min(req.u32(16), OUT_BYTES);
+    const dir = req.ino, from = req.position(8), room = Math.min(req.u32(16), OUT_BYTES);
     return run(fs, req, (op) => {
-      let at = 0;
+      let at = 0, previous = -1;
       readdir(op, fs, dir, from, (ino, pos, type, name) => {
+        // An entry's cookie is the position of the next one that there is (06 NS-4).
+        if (previous >= 0) abi.setDirentNext(req.out.view, previous, pos);
         if (at + abi.align8(abi.DIRENT + name.length) > room) return false;
         const { view, bytes } = req.out;
+        previous = at;
         at += abi.putDirent(view, bytes, at, ino, pos + 1, dtOf(type), name);
         return true;
       });

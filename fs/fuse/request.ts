@@ -87,6 +87,14 @@ export class FuseRequest implements Caller {
     if (hi >= 0x20_0000) throw errnoError(EFBIG);
     return hi * 0x1_0000_0000 + v.getUint32(at, true);
   }
+
+  /** A position that is only looked from: what is beyond 2^53−1 is behind every end. */
+  position(o: number): number {
+    const v = this.in.view, at = IN_HEADER + o;
+    const hi = v.getUint32(at + 4, true);
+    if (hi >= 0x20_0000) return Number.MAX_SAFE_INTEGER;
+    return hi * 0x1_0000_0000 + v.getUint32(at, true);
+  }
   big(o: number): bigint {
     return this.in.view.getBigUint64(IN_HEADER + o, true);
   }

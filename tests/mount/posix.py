@@ -7,8 +7,10 @@ import fcntl
 import mmap
 import os
 import stat
+import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
+getdents64 = 61 if os.uname().machine == "aarch64" else 217
 
 
 def fails(code, call, *args, **named):
@@ -94,6 +96,58 @@ def directories_change_while_read():
     assert seen == 2000 and os.listdir("many") == []
 
 
+def getdents(fd, room=32768):
+    """(name, position to go on from) of the next entries."""
+    buffer = ctypes.create_string_buffer(room)
+    end = checked(libc.syscall(getdents64, fd, buffer, room))
+    entries, at = [], 0
+    while at < end:
+        _, position, length = struct.unpack_from("<QQH", buffer.raw, at)
+        entries.append((buffer.raw[at + 19:at + length].split(b"\0")[0].decode(), position))
+        at += length
+    return entries
+
+
+def directory_positions():
+    names = [str(i) + "n" * 5 * i for i in range(36)]
+    os.mkdir("positions")
+    for name in names:
+        make("positions/" + name)
+    fd = os.open("positions", os.O_RDONLY)
+    assert getdents(fd) == list(zip([".", "..", *names], range(1, 39)))
+    for name in names[8:18]:
+        os.unlink("positions/" + name)
+    os.lseek(fd, 0, 0)
+    entries = getdents(fd)
+    # Each says where the next one is.
+    assert [at for _, at in entries] == [*range(1, 10), *range(20, 39)]
+    for (_, at), following in zip(entries, entries[1:]):
+        os.lseek(fd, at, 0)
+        assert getdents(fd)[0] == following
+    os.lseek(fd, 0, 0)
+    found = []
+    while batch := getdents(fd, 260):
+        found += batch
+    assert found == entries
+    os.lseek(fd, 1 << 60, 0)
+    assert getdents(fd) == []
+    os.close(fd)
+
+
+def offsets_beyond_everything():
+    fd = os.open("far", os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"abc")
+    for whence in os.SEEK_DATA, os.SEEK_HOLE:
+        fails(errno.ENXIO, os.lseek, fd, -1, whence)
+        fails(errno.ENXIO, os.lseek, fd, 1 << 62, whence)
+    for at in 1 << 53, 1 << 62, (1 << 63) - 4096:
+        assert os.pread(fd, 10, at) == b""
+        fails(errno.EFBIG, os.pwrite, fd, b"x", at)
+        fails(errno.EFBIG, os.ftruncate, fd, at)
+    assert os.fstat(fd).st_size == 3
+    os.close(fd)
+
+
 def sparse_files():
     fd = os.open("sp", os.O_CREAT | os.O_RDWR)
     os.pwrite(fd, b"x", 1 << 20)
@@ -157,6 +211,10 @@ def readers_see_writers():
     assert os.pread(r, 4, 0) == b"wxyz"
     os.close(w)
     assert os.pread(r, 4, 0) == b"wxyz"
+    os.close(os.open("rw", os.O_RDONLY | os.O_TRUNC))
+    assert os.fstat(r).st_size == 0 and os.pread(r, 4, 0) == b""
+    os.pwrite(w := os.open("rw", os.O_WRONLY), b"again", 0)
+    os.close(w)
     w = os.open("rw", os.O_WRONLY | os.O_TRUNC)
     assert os.pread(r, 4, 0) == b""
     os.write(w, b"new")
@@ -205,6 +263,8 @@ def extended_attributes():
     fails(errno.ENODATA, os.getxattr, "xa", "user.none")
     fails(errno.EEXIST, os.setxattr, "xa", "user.big", b"1", os.XATTR_CREATE)
     fails(errno.ENODATA, os.setxattr, "xa", "user.new", b"1", os.XATTR_REPLACE)
+    assert libc.listxattr(b"xa", ctypes.create_string_buffer(8), 8) == -1
+    assert ctypes.get_errno() == errno.ERANGE
     os.removexattr("xa", "user.big")
     assert os.listxattr("xa") == []
 
@@ -232,6 +292,8 @@ for check in [
     temporary_files,
     names,
     directories_change_while_read,
+    directory_positions,
+    offsets_beyond_everything,
     sparse_files,
     appending_and_direct,
     mappings,
