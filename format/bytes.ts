@@ -71,7 +71,14 @@ export interface ViewClass<T extends View> {
  * through; nested structures are live sub-views. Padding is never written by accessors.
  */
 export abstract class View {
-  constructor(readonly v: DataView, readonly o: number = 0) {}
+  // Declared, not defined: else each would be stored twice, first as undefined.
+  declare readonly v: DataView;
+  declare readonly o: number;
+
+  constructor(v: DataView, o = 0) {
+    this.v = v;
+    this.o = o;
+  }
 
   /** A zeroed structure in a buffer of its own. */
   static alloc<T extends View>(this: ViewClass<T>): T {

@@ -1,7 +1,8 @@
 /**
  * Item keys (01 §7): 32 stored bytes, compared as zone, first, type, second, third, fourth. In
- * memory the three 64-bit fields are pairs of u32 words so that comparing never leaves the range
- * of small integers. A Key is immutable by convention; arithmetic makes new ones.
+ * memory the three 64-bit fields are pairs of 32-bit words so that comparing never leaves the range
+ * of small integers; they are kept signed, since V8 keeps an integer above 2^31−1 in an object of its
+ * own. A Key is immutable by convention; arithmetic makes new ones.
  *
  *   0 first le64 · 8 second le64 · 16 third le64 · 24 fourth u8 · 25 zone u8 · 26 type u8 · 27 pad 0
  */
@@ -15,17 +16,58 @@ export class Key {
   /** Stored bytes. */
   static readonly SIZE = 32;
 
+  // Declared, not defined: else each would be stored twice, first as undefined.
+  declare readonly zone: number;
+  declare readonly type: number;
+  declare readonly fourth: number;
+  declare private readonly w0: number;
+  declare private readonly w1: number;
+  declare private readonly w2: number;
+  declare private readonly w3: number;
+  declare private readonly w4: number;
+  declare private readonly w5: number;
+
   private constructor(
-    readonly zone: number,
-    readonly firstHi: number,
-    readonly firstLo: number,
-    readonly type: number,
-    readonly secondHi: number,
-    readonly secondLo: number,
-    readonly thirdHi: number,
-    readonly thirdLo: number,
-    readonly fourth: number,
-  ) {}
+    zone: number,
+    firstHi: number,
+    firstLo: number,
+    type: number,
+    secondHi: number,
+    secondLo: number,
+    thirdHi: number,
+    thirdLo: number,
+    fourth: number,
+  ) {
+    this.zone = zone;
+    this.w0 = firstHi | 0;
+    this.w1 = firstLo | 0;
+    this.type = type;
+    this.w2 = secondHi | 0;
+    this.w3 = secondLo | 0;
+    this.w4 = thirdHi | 0;
+    this.w5 = thirdLo | 0;
+    this.fourth = fourth;
+  }
+
+  /** The words, unsigned. */
+  get firstHi(): number {
+    return this.w0 >>> 0;
+  }
+  get firstLo(): number {
+    return this.w1 >>> 0;
+  }
+  get secondHi(): number {
+    return this.w2 >>> 0;
+  }
+  get secondLo(): number {
+    return this.w3 >>> 0;
+  }
+  get thirdHi(): number {
+    return this.w4 >>> 0;
+  }
+  get thirdLo(): number {
+    return this.w5 >>> 0;
+  }
 
   /** The smallest key. */
   static readonly ZEROS = new Key(0, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -126,21 +168,20 @@ export class Key {
   /** Negative, zero or positive as this key sorts before, with or after `k`. */
   compare(k: Key): number {
     if (this.zone !== k.zone) return this.zone - k.zone;
-    if (this.firstHi !== k.firstHi) return this.firstHi < k.firstHi ? -1 : 1;
-    if (this.firstLo !== k.firstLo) return this.firstLo < k.firstLo ? -1 : 1;
+    if (this.w0 !== k.w0) return this.firstHi < k.firstHi ? -1 : 1;
+    if (this.w1 !== k.w1) return this.firstLo < k.firstLo ? -1 : 1;
     if (this.type !== k.type) return this.type - k.type;
-    if (this.secondHi !== k.secondHi) return this.secondHi < k.secondHi ? -1 : 1;
-    if (this.secondLo !== k.secondLo) return this.secondLo < k.secondLo ? -1 : 1;
-    if (this.thirdHi !== k.thirdHi) return this.thirdHi < k.thirdHi ? -1 : 1;
-    if (this.thirdLo !== k.thirdLo) return this.thirdLo < k.thirdLo ? -1 : 1;
+    if (this.w2 !== k.w2) return this.secondHi < k.secondHi ? -1 : 1;
+    if (this.w3 !== k.w3) return this.secondLo < k.secondLo ? -1 : 1;
+    if (this.w4 !== k.w4) return this.thirdHi < k.thirdHi ? -1 : 1;
+    if (this.w5 !== k.w5) return this.thirdLo < k.thirdLo ? -1 : 1;
     return this.fourth - k.fourth;
   }
 
   equals(k: Key): boolean {
-    return this.firstLo === k.firstLo && this.secondLo === k.secondLo &&
-      this.thirdLo === k.thirdLo && this.type === k.type && this.zone === k.zone &&
-      this.fourth === k.fourth && this.firstHi === k.firstHi && this.secondHi === k.secondHi &&
-      this.thirdHi === k.thirdHi;
+    return this.w1 === k.w1 && this.w3 === k.w3 && this.w5 === k.w5 && this.type === k.type &&
+      this.zone === k.zone && this.fourth === k.fourth && this.w0 === k.w0 &&
+      this.w2 === k.w2 && this.w4 === k.w4;
   }
 
   /** The following key; ones wraps to zeros. */

@@ -1,8 +1,8 @@
 /**
  * One request of the kernel: its header, its arguments in place, and the buffer its answer is
  * encoded into. Requests are answered in any order; the session reuses a request object and its
- * buffers once it is answered, so a handler that suspends keeps the object, and copies names
- * (`name`) because they are handed to operations that may run again later.
+ * buffers once it is answered, so a handler that suspends keeps the object. Names are copied (`name`)
+ * because they are handed to operations that may run again later, when the arguments are gone.
  */
 
 import { getU64 } from "../../format/bytes.ts";
@@ -15,6 +15,24 @@ import { IN_HEADER, OUT_HEADER } from "./abi.ts";
 
 /** Bytes of answer payload in `req.out`: the largest xattr value, or a long directory. */
 export const OUT_BYTES = 64 << 10;
+
+/** Names of a request, and bytes of each, that are copied without a buffer of their own. */
+const KEPT_NAMES = 2;
+const KEPT_BYTES = 256;
+
+/**
+ * Place for a name. Every new array has memory from malloc and is swept up later, which costs more
+ * than all else that is done with a name: so there is one window for each length, made when needed.
+ */
+class KeptName {
+  readonly bytes = new Uint8Array(KEPT_BYTES);
+  readonly #windows: Uint8Array[] = [];
+
+  /** The first `length` bytes. */
+  window(length: number): Uint8Array {
+    return this.#windows[length] ??= this.bytes.subarray(0, length);
+  }
+}
 
 /** A buffer with a view of it. */
 export interface Buffer {
@@ -52,6 +70,10 @@ export class FuseRequest implements Caller {
   /** Undoes what an answer that finds nobody (ENOENT) told the kernel about. */
   undo: (() => void) | null = null;
 
+  readonly #names = Array.from({ length: KEPT_NAMES }, () => new KeptName());
+  /** Names of this request so far. */
+  #named = 0;
+
   /** `frame` has room for the answer's header and `OUT_BYTES`. */
   constructor(input: Buffer, readonly frame: Buffer) {
     this.in = input;
@@ -70,6 +92,7 @@ export class FuseRequest implements Caller {
     this.pid = v.getUint32(32, true);
     this.umask = 0;
     this.undo = null;
+    this.#named = 0;
     if (this.length !== received) throw errnoError(EINVAL);
   }
 
@@ -103,16 +126,18 @@ export class FuseRequest implements Caller {
     return this.in.view.getInt32(IN_HEADER + o + 4, true) * 0x1_0000_0000 + this.u32(o);
   }
 
-  /** A copy of the NUL-terminated string at `o` of the arguments. */
+  /** The NUL-terminated string at `o` of the arguments, good until the request is answered. */
   name(o: number): Uint8Array {
     const bytes = this.in.bytes, start = IN_HEADER + o;
     let end = start;
     while (end < this.length && bytes[end] !== 0) end++;
     if (end >= this.length) throw errnoError(EINVAL);
-    // Names are short: a loop into a small array beats the calls that slice() makes.
-    const name = new Uint8Array(end - start);
-    for (let i = 0; i < name.length; i++) name[i] = bytes[start + i] as number;
-    return name;
+    const length = end - start;
+    if (length > KEPT_BYTES || this.#named === KEPT_NAMES) return bytes.slice(start, end);
+    const kept = this.#names[this.#named++]!, to = kept.bytes;
+    // Names are short: a loop beats the calls that copying otherwise makes.
+    for (let i = 0; i < length; i++) to[i] = bytes[start + i]!;
+    return kept.window(length);
   }
 
   /** The `length` bytes at `o` of the arguments, in place. */
