@@ -127,14 +127,9 @@ export async function main(args: readonly string[]): Promise<number> {
   }
   if (first === "help" && rest.length > 0) return main([rest[0] as string, "--help"]);
   if (first === "--help" || first === "-h" || first === "-?" || first === "help") {
-    printLine(usageText());
-    printLine("Each command explains itself: scoutfs COMMAND --help");
-    return 0;
+    return say("help", [usageText(), "Each command explains itself: scoutfs COMMAND --help"]);
   }
-  if (first === "--version") {
-    printLine(`scoutfs ${config.version}`);
-    return 0;
-  }
+  if (first === "--version") return say("version", [`scoutfs ${config.version}`]);
   const entry = COMMANDS.find((c) => c.name === first);
   if (entry === undefined) {
     printError(`scoutfs: unrecognized command: '${first}'`);
@@ -142,6 +137,16 @@ export async function main(args: readonly string[]): Promise<number> {
     return 1;
   }
   return await runCommand(entry, rest);
+}
+
+/** Prints what was asked for; returns the exit status. */
+function say(name: string, lines: readonly string[]): number {
+  try {
+    for (const line of lines) printLine(line);
+    return 0;
+  } catch (e) {
+    return report(name, e, STATUSES);
+  }
 }
 
 async function runCommand(entry: CommandEntry, args: string[]): Promise<number> {

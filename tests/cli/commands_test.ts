@@ -57,6 +57,15 @@ inFolder("no or an unknown command: usage on standard error, status 1; --help: s
   assert.match(help.out, /mkfs/);
 });
 
+inFolder("output that cannot be written is a failure with a reason", (dir) => {
+  for (const args of ["--help", "--version", "mkfs --help"]) {
+    const command = `"${Deno.execPath()}" run -A --no-check "${PROGRAM}" ${args} > /dev/full`;
+    const r = new Deno.Command("sh", { args: ["-c", command], cwd: dir }).outputSync();
+    assert.equal(r.code, 1);
+    assert.match(new TextDecoder().decode(r.stderr), /failed: No space left on device \(28\)\n$/);
+  }
+});
+
 inFolder("usage errors: status 64 and two lines", (dir) => {
   const tries = "Try `mkfs --help' or `mkfs --usage' for more information.\n";
   const slot = ["-Q", "0,127.0.0.1,53000"];
