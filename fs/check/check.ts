@@ -9,14 +9,15 @@
 import { LG_SIZE, MAGIC_BTREE, META_DEV_START_BLKNO, SM_SIZE } from "../../format/constants.ts";
 import { blockCrcOk } from "../../format/crc32c.ts";
 import { SuperBlock } from "../../format/super.ts";
-import type { Device } from "../device.ts";
+import type { Device, ReadAhead } from "../device.ts";
 import type { CheckContext, Progress } from "./context.ts";
+import type { Crew } from "./crew.ts";
 import { FactBook } from "./facts.ts";
 import { BlockOwners, KIND_FREE, KIND_USED } from "./owners.ts";
 import { checkAllocators } from "./pass_alloc.ts";
 import { reportFacts } from "./pass_facts.ts";
 import { checkFixed, isUndersized, MKFS_FREE_META } from "./pass_fixed.ts";
-import { checkItems, srchFact } from "./pass_items.ts";
+import { checkItems } from "./pass_items.ts";
 import { checkRoots, type ServerItems } from "./pass_roots.ts";
 import { checkSearch } from "./pass_srch.ts";
 import { fieldU64, rawU64 } from "./raw.ts";
@@ -24,6 +25,7 @@ import { type CheckStats, type Problem, type Report, Reporter } from "./report.t
 import { MetaSource, type RawBlock } from "./source.ts";
 import { SpaceMap } from "./space.ts";
 import { TreeWalk } from "./tree_walk.ts";
+import { srchFact } from "./visible_items.ts";
 import { Key } from "../../format/key.ts";
 
 export type { Progress } from "./context.ts";
@@ -35,6 +37,12 @@ export interface CheckOptions {
   readonly memory?: number;
   /** Directory of temporary files; default the system's. */
   readonly tempDir?: string;
+  /** Threads that help; without them everything is done by the calling one. */
+  readonly crew?: Crew;
+  /** Reads of the metadata device that go on by themselves, for the calling thread. */
+  readonly readAhead?: ReadAhead;
+  /** For tests: leaves of the parts in which items are read. */
+  readonly unitLeaves?: number;
   /** Called for each problem as it is found. */
   readonly onProblem?: (problem: Problem) => void;
   /** Called now and then, at most every few MiB of reading. */
@@ -146,7 +154,7 @@ function makeContext(
   return {
     meta,
     data,
-    source: new MetaSource(meta, sb.hdr.fsidLo, sb.hdr.fsidHi),
+    source: new MetaSource(meta, sb.hdr.fsidLo, sb.hdr.fsidHi, options.readAhead),
     report,
     owners,
     sb,
@@ -158,6 +166,8 @@ function makeContext(
     tempDir: options.tempDir,
     badBlocks: [],
     fsRootOwner: owners.define("fs_root", false),
+    crew: options.crew ?? null,
+    unitLeaves: options.unitLeaves,
   };
 }
 
@@ -282,7 +292,7 @@ function nameOffenders(
   const again = { ...cx, owners: new BlockOwners(cx.metaBlocks), badBlocks: [] };
   const quiet = { ...again, fsRootOwner: again.owners.define("fs_root", false) };
   checkSearch(quiet, items, { entry: (e) => srchFact(facts, e) });
-  checkItems(quiet, items, facts, null);
+  checkItems(quiet, items, facts, null, differing);
   cx.report.muted = false;
   reportFacts(cx, sorter);
 }

@@ -9,6 +9,7 @@ import { META_DEV_START_BLKNO } from "../../format/constants.ts";
 import type { SuperBlock } from "../../format/super.ts";
 import type { Key } from "../../format/key.ts";
 import type { Device } from "../device.ts";
+import type { Crew } from "./crew.ts";
 import type { BlockOwners } from "./owners.ts";
 import { NOBODY } from "./owners.ts";
 import { refBlkno } from "./raw.ts";
@@ -33,18 +34,24 @@ export interface Progress {
   readonly bytesRead: number;
 }
 
-export interface CheckContext {
-  readonly meta: Device;
-  readonly data: Device;
+/** What walking trees and checking items takes: as much as other threads have of a check. */
+export interface WalkContext {
   readonly source: MetaSource;
   readonly report: Reporter;
   readonly owners: BlockOwners;
-  /** A copy of the metadata super block. */
-  readonly sb: SuperBlock;
   readonly fmtVers: number;
   /** Large blocks that references may lead to: total_meta_blocks, more for undersized volumes. */
   readonly metaBlocks: number;
   readonly dataBlocks: number;
+  /** Bad btree blocks, for repair. */
+  readonly badBlocks: BadBlock[];
+}
+
+export interface CheckContext extends WalkContext {
+  readonly meta: Device;
+  readonly data: Device;
+  /** A copy of the metadata super block. */
+  readonly sb: SuperBlock;
   /** Made so small that mkfs' free extents wrap (01 §2.4). */
   readonly undersized: boolean;
   /** Bytes of memory that large structures may take together. */
@@ -52,8 +59,10 @@ export interface CheckContext {
   readonly tempDir: string | undefined;
   /** Owner number of fs_root. */
   readonly fsRootOwner: number;
-  /** Bad btree blocks, for repair. */
-  readonly badBlocks: BadBlock[];
+  /** Threads that help. */
+  readonly crew: Crew | null;
+  /** Leaves of a unit of the items' pass, where that is not left to it. */
+  readonly unitLeaves: number | undefined;
 }
 
 /** A btree block that must be written anew. */
@@ -72,14 +81,14 @@ export function toRef(ref: BlockRef): Ref {
 }
 
 /** Whether `blkno` is a block that can be referenced; reports it otherwise. */
-export function inRange(cx: CheckContext, blkno: number, what: string): boolean {
+export function inRange(cx: WalkContext, blkno: number, what: string): boolean {
   if (blkno >= META_DEV_START_BLKNO && blkno < cx.metaBlocks) return true;
   cx.report.add("ref-range", { what, blkno });
   return false;
 }
 
 /** Claims a block that is in range; reports and returns false when it has an owner already. */
-export function claim(cx: CheckContext, blkno: number, owner: number): boolean {
+export function claim(cx: WalkContext, blkno: number, owner: number): boolean {
   const before = cx.owners.of(blkno);
   if (before === NOBODY) {
     cx.owners.claim(blkno, owner);
@@ -90,7 +99,7 @@ export function claim(cx: CheckContext, blkno: number, owner: number): boolean {
 }
 
 export function reportConflict(
-  cx: CheckContext,
+  cx: WalkContext,
   blkno: number,
   before: number,
   owner: number,
@@ -108,7 +117,7 @@ export const isForeign = (bad: number): boolean =>
   (bad & (BAD_MAGIC | BAD_FSID | BAD_SEQ | BAD_BLKNO)) !== 0;
 
 /** Reports each rule of 01 §5.2 that a block breaks. */
-export function reportBad(cx: CheckContext, bad: number, blkno: number, what: string): void {
+export function reportBad(cx: WalkContext, bad: number, blkno: number, what: string): void {
   if (bad & BAD_READ) cx.report.add("block-read", { what, blkno });
   if (bad & BAD_CRC) cx.report.add("block-crc", { what, blkno });
   if (bad & BAD_MAGIC) cx.report.add("block-magic", { what, blkno });
@@ -122,7 +131,7 @@ export function reportBad(cx: CheckContext, bad: number, blkno: number, what: st
  * that has only a wrong crc is reported and still handed over when `salvage` is set.
  */
 export function follow(
-  cx: CheckContext,
+  cx: WalkContext,
   ref: Ref,
   magic: number,
   owner: number,

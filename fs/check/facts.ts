@@ -8,6 +8,7 @@
  */
 
 import { assert } from "../errors.ts";
+import { Records } from "./records.ts";
 import { Sorter } from "./sorter.ts";
 
 export const FACT_META_INDEX = 0;
@@ -51,12 +52,22 @@ function finish(h: number): number {
   return h ^ h >>> 16;
 }
 
+/** What a book amounts to, as it can be sent to another thread. */
+export interface FactSums {
+  readonly first: readonly number[];
+  readonly second: readonly number[];
+  readonly counts: readonly number[];
+  readonly totals: bigint;
+  /** Facts that were collected. */
+  readonly collected: ArrayBuffer;
+}
+
 export class FactBook {
   /** Source minus item, two independent 32-bit sums a class, then the difference of counts. */
   readonly #first = new Int32Array(CLASSES);
   readonly #second = new Int32Array(CLASSES);
   readonly #counts = new Float64Array(CLASSES);
-  #collect: Sorter | null = null;
+  #collect: Sorter | Records | null = null;
   #wanted = 0;
   #totals = 0n;
 
@@ -167,16 +178,52 @@ export class FactBook {
     return out;
   }
 
+  /** From now on facts of these classes are kept for `take`, all others are forgotten. */
+  gather(classes: readonly number[]): void {
+    this.#wanted = classes.reduce((bits, cls) => bits | 1 << cls, 0);
+    this.#collect = new Records(WORDS);
+  }
+
+  /** Everything told so far; the book is empty afterwards. */
+  take(): FactSums {
+    const kept = this.#collect;
+    const sums = {
+      first: [...this.#first],
+      second: [...this.#second],
+      counts: [...this.#counts],
+      totals: this.#totals,
+      collected: kept instanceof Records ? kept.take() : new ArrayBuffer(0),
+    };
+    this.#first.fill(0);
+    this.#second.fill(0);
+    this.#counts.fill(0);
+    this.#totals = 0n;
+    return sums;
+  }
+
+  /** Adds what another book amounts to. */
+  addAll(sums: FactSums): void {
+    if (this.#collect instanceof Sorter) this.#collect.append(new Uint32Array(sums.collected));
+    for (let cls = 0; cls < CLASSES; cls++) {
+      if (cls === FACT_SRCH) {
+        this.#first[cls]! ^= sums.first[cls] as number;
+        this.#second[cls]! ^= sums.second[cls] as number;
+        continue;
+      }
+      this.#first[cls]! += sums.first[cls] as number;
+      this.#second[cls]! += sums.second[cls] as number;
+      this.#counts[cls]! += sums.counts[cls] as number;
+    }
+    this.#totals = BigInt.asUintN(64, this.#totals + sums.totals);
+  }
+
   /** From now on facts of these classes go to a sorter, all others nowhere. */
   collect(classes: readonly number[], memory: number, tempDir: string | undefined): Sorter {
     this.#wanted = classes.reduce((bits, cls) => bits | 1 << cls, 0);
-    this.#collect = new Sorter({
-      words: WORDS,
-      keyWords: 1 + FACT_KEY_WORDS + 1,
-      memory,
-      tempDir,
-    });
-    return this.#collect;
+    const keyWords = 1 + FACT_KEY_WORDS + 1;
+    const sorter = new Sorter({ words: WORDS, keyWords, memory, tempDir });
+    this.#collect = sorter;
+    return sorter;
   }
 
   #push(
@@ -194,9 +241,9 @@ export class FactBook {
     x2: number,
     x3: number,
   ): void {
-    const sorter = this.#collect;
-    assert(sorter !== null, "facts are not being collected");
-    const at = sorter.slot(), buf = sorter.buffer;
+    const kept = this.#collect;
+    assert(kept !== null, "facts are not being collected");
+    const at = kept.slot(), buf = kept.buffer;
     buf[at] = cls;
     buf[at + 1] = k0;
     buf[at + 2] = k1;

@@ -37,7 +37,7 @@ import {
 } from "../../format/constants.ts";
 import { nameFingerprint } from "../../format/hash.ts";
 import { Inode } from "../../format/items.ts";
-import type { CheckContext } from "./context.ts";
+import type { WalkContext } from "./context.ts";
 import {
   FACT_BACKREF,
   FACT_DATA_INDEX,
@@ -48,9 +48,9 @@ import {
   SIDE_ITEM,
   SIDE_SOURCE,
 } from "./facts.ts";
-import type { ParentMap } from "./parents.ts";
+import type { Directories } from "./parents.ts";
 import { isExact, isZero, joinWords, rawU64 } from "./raw.ts";
-import type { SpaceMap } from "./space.ts";
+import type { ExtentSink } from "./space.ts";
 import { XattrCheck } from "./xattr_check.ts";
 
 const VAL_OFF = 48;
@@ -124,10 +124,10 @@ export class InodeCheck {
   directories = 0;
 
   constructor(
-    private readonly cx: CheckContext,
+    private readonly cx: WalkContext,
     private readonly facts: FactBook,
-    private readonly space: SpaceMap | null,
-    private readonly parents: ParentMap | null,
+    private readonly space: ExtentSink | null,
+    private readonly parents: Directories,
     private readonly nextIno: number,
     private readonly maxSeq: number,
   ) {
@@ -425,7 +425,7 @@ export class InodeCheck {
       v.getUint32(key + 8, true),
     );
     if (this.#present && this.#format === S_IFDIR && this.#backrefs === 1) {
-      this.parents?.add(this.#ino, rawU64(v, key + 8));
+      this.parents.add(this.#ino, rawU64(v, key + 8));
     }
   }
 
@@ -511,7 +511,7 @@ export class InodeCheck {
       if (this.#nextPos < DIRENT_FIRST_POS) {
         report.add("inode-field", { ino, field: "next_readdir_pos", value: this.#nextPos });
       }
-      this.parents?.exists(ino, this.#nlink === 0);
+      this.parents.exists(ino, this.#nlink === 0);
     } else {
       if (this.#nlink !== this.#backrefs) {
         wrong("inode-nlink", "nlink", this.#nlink, this.#backrefs);

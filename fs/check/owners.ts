@@ -3,7 +3,8 @@
  * that large free extents cost nothing. An owner is a tree, a list, a file; 253 of them are told
  * apart by name, later ones share one.
  *
- * Invariant: a block has the first owner that claimed it, for good.
+ * Invariant: a block has the first owner that claimed it, for good; only parts of a check that are
+ * tried on a copy of the map take claims back.
  */
 
 import { assert } from "../errors.ts";
@@ -22,13 +23,24 @@ export type OwnerKind = typeof KIND_NOBODY | typeof KIND_USED | typeof KIND_FREE
 const SHARED_USED = 254;
 const SHARED_FREE = 255;
 
+/** A map as it can be sent to another thread. */
+export interface OwnersCopy {
+  readonly total: number;
+  readonly next: number;
+  readonly names: readonly (string | undefined)[];
+  readonly free: readonly boolean[];
+  readonly pages: readonly (ArrayBuffer | number)[];
+}
+
 export class BlockOwners {
+  /** Told of each block and its owner when it is claimed; for parts of a check that may be undone. */
+  journal: number[] | null = null;
   /** A page, or the one owner of all its blocks. */
-  #pages: (Uint8Array | number)[] = [];
+  #pages: (Uint8Array<ArrayBuffer> | number)[] = [];
   #names: string[] = ["nobody"];
   #free: boolean[] = [false];
   #next = NOBODY + 1;
-  readonly #total: number;
+  #total: number;
 
   constructor(totalBlocks: number) {
     this.#total = totalBlocks;
@@ -36,6 +48,27 @@ export class BlockOwners {
     this.#names[SHARED_USED] = "one of many trees";
     this.#names[SHARED_FREE] = "one of many free lists";
     for (let i = 1; i <= SHARED_FREE; i++) this.#free[i] = i === SHARED_FREE;
+  }
+
+  /** A map of its own with the same contents. */
+  static from(copy: OwnersCopy): BlockOwners {
+    const owners = new BlockOwners(0);
+    owners.#total = copy.total;
+    owners.#next = copy.next;
+    owners.#names = copy.names.map((name) => name ?? "nobody");
+    owners.#free = [...copy.free];
+    owners.#pages = copy.pages.map((p) => typeof p === "number" ? p : new Uint8Array(p.slice(0)));
+    return owners;
+  }
+
+  copy(): OwnersCopy {
+    return {
+      total: this.#total,
+      next: this.#next,
+      names: [...this.#names],
+      free: [...this.#free],
+      pages: this.#pages.map((p) => typeof p === "number" ? p : p.slice().buffer),
+    };
   }
 
   get total(): number {
@@ -75,12 +108,24 @@ export class BlockOwners {
       const fresh = new Uint8Array(PAGE);
       fresh[blkno % PAGE] = owner;
       this.#pages[at] = fresh;
+      this.journal?.push(blkno, owner);
       return owner;
     }
     const before = page[blkno % PAGE] as number;
     if (before !== NOBODY) return before;
     page[blkno % PAGE] = owner;
+    this.journal?.push(blkno, owner);
     return owner;
+  }
+
+  /** Takes back what the journal tells, and empties it. */
+  undo(journal: number[]): void {
+    for (let i = 0; i < journal.length; i += 2) {
+      const blkno = journal[i] as number, page = this.#pages[Math.floor(blkno / PAGE)];
+      assert(page instanceof Uint8Array, "a claim is taken back that was not made");
+      page[blkno % PAGE] = NOBODY;
+    }
+    journal.length = 0;
   }
 
   /**

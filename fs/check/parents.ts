@@ -9,10 +9,13 @@ const ON_PATH = 1;
 const GOOD = 2;
 const BAD = 3;
 
-export class ParentMap {
-  #inos = new Float64Array(1024);
-  #parents = new Float64Array(1024);
-  #n = 0;
+/** Instead of a parent: an unlinked directory needs none, a directory without a backref lacks it. */
+const NEEDS_NONE = 0;
+const LACKS_ONE = -1;
+
+/** Directories as they come, in ascending inode order, for a `ParentMap` elsewhere. */
+export class Directories {
+  #pairs: number[] = [];
   #pendingIno = -1;
   #pendingParent = -1;
 
@@ -24,13 +27,35 @@ export class ParentMap {
 
   /** Directory `ino` is there. Unlinked ones need no parent. */
   exists(ino: number, unlinked: boolean): void {
-    if (this.#n === this.#inos.length) {
-      this.#inos = grow(this.#inos);
-      this.#parents = grow(this.#parents);
+    const known = this.#pendingIno === ino;
+    this.#pairs.push(ino, known ? this.#pendingParent : unlinked ? NEEDS_NONE : LACKS_ONE);
+  }
+
+  /** Inode and parent of each as doubles; nothing is left here. */
+  take(): ArrayBuffer {
+    const taken = Float64Array.from(this.#pairs).buffer;
+    this.#pairs = [];
+    return taken;
+  }
+}
+
+export class ParentMap {
+  #inos = new Float64Array(1024);
+  #parents = new Float64Array(1024);
+  #n = 0;
+
+  /** Adds what `Directories` gathered. */
+  append(directories: ArrayBuffer): void {
+    const pairs = new Float64Array(directories);
+    for (let i = 0; i < pairs.length; i += 2) {
+      if (this.#n === this.#inos.length) {
+        this.#inos = grow(this.#inos);
+        this.#parents = grow(this.#parents);
+      }
+      this.#inos[this.#n] = pairs[i] as number;
+      this.#parents[this.#n] = pairs[i + 1] as number;
+      this.#n++;
     }
-    this.#inos[this.#n] = ino;
-    this.#parents[this.#n] = this.#pendingIno === ino ? this.#pendingParent : unlinked ? 0 : -1;
-    this.#n++;
   }
 
   get count(): number {

@@ -54,7 +54,11 @@ export class Reporter {
   /** Swallows everything while a pass runs again only to name offenders. */
   muted = false;
 
-  constructor(private readonly onProblem: ((p: Problem) => void) | undefined) {}
+  /** `kept` problems are kept. */
+  constructor(
+    private readonly onProblem: ((p: Problem) => void) | undefined,
+    private readonly kept: number = KEPT,
+  ) {}
 
   add(code: ProblemCode, values: Values): void {
     if (this.muted) return;
@@ -62,7 +66,7 @@ export class Reporter {
     this.counts.set(code, (this.counts.get(code) ?? 0) + 1);
     this.bySeverity[severity]++;
     const problem = { code, severity, message: problemText(code, values), values };
-    if (this.problems.length < KEPT) this.problems.push(problem);
+    if (this.problems.length < this.kept) this.problems.push(problem);
     this.onProblem?.(problem);
   }
 

@@ -66,16 +66,34 @@ export class Sorter {
   slot(): number {
     if (this.#records === this.#capacity) this.#spill();
     const at = this.#records * this.words;
-    if (at + this.words > this.#buf.length) {
-      const grown = new Uint32Array(
-        Math.min(this.#capacity * this.words, 2 * this.#buf.length),
-      );
-      grown.set(this.#buf);
-      this.#buf = grown;
-    }
+    this.#reserve(at + this.words);
     this.#records++;
     this.count++;
     return at;
+  }
+
+  /** Adds whole records. */
+  append(records: Uint32Array): void {
+    const w = this.words;
+    for (let from = 0; from < records.length;) {
+      if (this.#records === this.#capacity) this.#spill();
+      const room = (this.#capacity - this.#records) * w;
+      const part = records.subarray(from, from + room), at = this.#records * w;
+      this.#reserve(at + part.length);
+      this.#buf.set(part, at);
+      this.#records += part.length / w;
+      this.count += part.length / w;
+      from += part.length;
+    }
+  }
+
+  #reserve(words: number): void {
+    if (words <= this.#buf.length) return;
+    const grown = new Uint32Array(
+      Math.min(this.#capacity * this.words, Math.max(words, 2 * this.#buf.length)),
+    );
+    grown.set(this.#buf);
+    this.#buf = grown;
   }
 
   /** Where `slot` points into; asked after `slot`. */

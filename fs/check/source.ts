@@ -6,7 +6,7 @@
 
 import { LG_SIZE } from "../../format/constants.ts";
 import { blockCrcOk } from "../../format/crc32c.ts";
-import type { Device } from "../device.ts";
+import type { Device, ReadAhead } from "../device.ts";
 import { DeviceError } from "../errors.ts";
 import { rawU64, viewOf } from "./raw.ts";
 
@@ -43,8 +43,8 @@ export interface Ref {
   readonly seqHi: number;
 }
 
-/** Largest single read. */
-const MAX_RUN = 32;
+/** Blocks of the largest single read. */
+const MAX_RUN = 16;
 
 export class MetaSource {
   bytesRead = 0;
@@ -57,6 +57,8 @@ export class MetaSource {
     readonly dev: Device,
     readonly fsidLo: number,
     readonly fsidHi: number,
+    /** Reads of the same device that go on by themselves, where there are any. */
+    readonly ahead: ReadAhead | null = null,
   ) {}
 
   /** A buffer of one block; give it back with `release`. */
@@ -119,33 +121,81 @@ export class MetaSource {
   }
 
   /**
-   * Reads blocks given in ascending order into the consecutive blocks of `window`, neighbours on the
-   * device with one call; `unreadable[i]` becomes 1 for those that fail.
+   * Begins to read blocks, given in ascending order, into the consecutive blocks of `window`,
+   * neighbours on the device together.
    */
-  readOrdered(
-    blknos: Float64Array,
-    count: number,
-    window: Uint8Array,
-    unreadable: Uint8Array,
-  ): void {
-    let first = 0;
-    while (first < count) {
-      let n = 1;
+  readOrdered(blknos: Float64Array, window: Uint8Array): OrderedRead {
+    return new OrderedRead(this, blknos, window);
+  }
+
+  /** Fills `buf` from block `blkno` on; false when that is not possible. */
+  readRun(buf: Uint8Array, blkno: number): boolean {
+    return this.#readRun(buf, blkno) === 0;
+  }
+
+  /** Bytes that a read which went on by itself has brought. */
+  count(bytes: number): void {
+    this.bytesRead += bytes;
+    this.onRead?.();
+  }
+}
+
+/** Reads that are under way, or that are made when their result is asked for. */
+export class OrderedRead {
+  readonly #unreadable: Uint8Array;
+  /** Runs [first, end) that are still to be read by ourselves. */
+  readonly #left: { first: number; end: number }[] = [];
+  #underWay = 0;
+
+  constructor(
+    private readonly source: MetaSource,
+    private readonly blknos: Float64Array,
+    private readonly window: Uint8Array,
+  ) {
+    const count = blknos.length;
+    this.#unreadable = new Uint8Array(count);
+    for (let first = 0, end = 0; first < count; first = end) {
+      end = first + 1;
       while (
-        n < MAX_RUN && first + n < count &&
-        blknos[first + n] === (blknos[first] as number) + n
-      ) n++;
-      const run = window.subarray(first * LG_SIZE, (first + n) * LG_SIZE);
-      if (this.#readRun(run, blknos[first] as number) === 0) {
-        unreadable.fill(0, first, first + n);
-      } else {
-        // One bad sector must not cost its neighbours.
-        for (let i = 0; i < n; i++) {
-          const one = run.subarray(i * LG_SIZE, (i + 1) * LG_SIZE);
-          unreadable[first + i] = this.#readRun(one, blknos[first + i] as number) === 0 ? 0 : 1;
-        }
-      }
-      first += n;
+        end < first + MAX_RUN && end < count &&
+        blknos[end] === (blknos[first] as number) + end - first
+      ) end++;
+      this.#start(first, end);
     }
+  }
+
+  /** Whether block `slot` could not be read; known after `finish`. */
+  unreadable(slot: number): boolean {
+    return this.#unreadable[slot] === 1;
+  }
+
+  /** Waits until everything has been read. */
+  finish(): void {
+    while (this.#underWay > 0) this.source.ahead?.reap(true);
+    for (const { first, end } of this.#left) {
+      if (this.source.readRun(this.#slots(first, end), this.blknos[first] as number)) continue;
+      // One bad sector must not cost its neighbours.
+      for (let i = first; i < end; i++) {
+        const good = this.source.readRun(this.#slots(i, i + 1), this.blknos[i] as number);
+        this.#unreadable[i] = good ? 0 : 1;
+      }
+    }
+    this.#left.length = 0;
+  }
+
+  #slots(first: number, end: number): Uint8Array {
+    return this.window.subarray(first * LG_SIZE, end * LG_SIZE);
+  }
+
+  #start(first: number, end: number): void {
+    const { ahead } = this.source, buf = this.#slots(first, end);
+    const begun = ahead !== null &&
+      ahead.start(buf, (this.blknos[first] as number) * LG_SIZE, (ok) => {
+        this.#underWay--;
+        if (ok) this.source.count(buf.length);
+        else this.#left.push({ first, end });
+      });
+    if (begun) this.#underWay++;
+    else this.#left.push({ first, end });
   }
 }

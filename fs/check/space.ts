@@ -9,11 +9,52 @@
 import { DATA_DEV_START_BLKNO } from "../../format/constants.ts";
 import { hiWord, joinWords, loWord } from "./raw.ts";
 import type { Reporter } from "./report.ts";
+import { Records } from "./records.ts";
 import { Sorter } from "./sorter.ts";
 
 /** start, len, owner as two words each, then the logical block of a file extent. */
 const WORDS = 8;
 const FREE_OWNER = 0x8000_0000;
+
+/** Takes the data extents of files. */
+export interface ExtentSink {
+  addFile(start: number, len: number, inoHi: number, inoLo: number, iblock: number): void;
+}
+
+/** Extents of files that are gathered for a space map elsewhere. */
+export class FileExtents implements ExtentSink {
+  readonly #records = new Records(WORDS);
+  used = 0;
+
+  addFile(start: number, len: number, inoHi: number, inoLo: number, iblock: number): void {
+    store(this.#records, start, len, inoHi, inoLo, hiWord(iblock), loWord(iblock));
+    this.used += len;
+  }
+
+  take(): ArrayBuffer {
+    return this.#records.take();
+  }
+}
+
+function store(
+  to: { slot(): number; readonly buffer: Uint32Array },
+  start: number,
+  len: number,
+  o1: number,
+  o2: number,
+  i1: number,
+  i2: number,
+): void {
+  const at = to.slot(), buf = to.buffer;
+  buf[at] = hiWord(start);
+  buf[at + 1] = loWord(start);
+  buf[at + 2] = hiWord(len);
+  buf[at + 3] = loWord(len);
+  buf[at + 4] = o1;
+  buf[at + 5] = o2;
+  buf[at + 6] = i1;
+  buf[at + 7] = i2;
+}
 
 export class SpaceMap {
   readonly #sorter: Sorter;
@@ -31,25 +72,14 @@ export class SpaceMap {
   }
 
   addFree(start: number, len: number, owner: number): void {
-    this.#add(start, len, FREE_OWNER, owner, 0, 0);
+    store(this.#sorter, start, len, FREE_OWNER, owner, 0, 0);
     this.free += len;
   }
 
-  addFile(start: number, len: number, inoHi: number, inoLo: number, iblock: number): void {
-    this.#add(start, len, inoHi, inoLo, hiWord(iblock), loWord(iblock));
-    this.used += len;
-  }
-
-  #add(start: number, len: number, o1: number, o2: number, i1: number, i2: number): void {
-    const at = this.#sorter.slot(), buf = this.#sorter.buffer;
-    buf[at] = hiWord(start);
-    buf[at + 1] = loWord(start);
-    buf[at + 2] = hiWord(len);
-    buf[at + 3] = loWord(len);
-    buf[at + 4] = o1;
-    buf[at + 5] = o2;
-    buf[at + 6] = i1;
-    buf[at + 7] = i2;
+  /** Adds what `FileExtents` gathered: its records and how many blocks they use. */
+  addFiles(records: ArrayBuffer, used: number): void {
+    this.#sorter.append(new Uint32Array(records));
+    this.used += used;
   }
 
   /** One pass over all extents in device order. `gap` sees what nothing claims. */

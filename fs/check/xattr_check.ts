@@ -17,7 +17,7 @@ import {
   TAG_SRCH,
   TAG_TOTL,
 } from "../ops/tags.ts";
-import type { CheckContext } from "./context.ts";
+import type { WalkContext } from "./context.ts";
 import { FACT_INDX, FACT_SRCH, type FactBook, SIDE_SOURCE } from "./facts.ts";
 import { nameText } from "./inode_check.ts";
 import { isZero, joinWords, rawU64 } from "./raw.ts";
@@ -53,7 +53,7 @@ export class XattrCheck {
   #headless = 0;
   #tagged = false;
 
-  constructor(private readonly cx: CheckContext, private readonly facts: FactBook) {}
+  constructor(private readonly cx: WalkContext, private readonly facts: FactBook) {}
 
   begin(inoHi: number, inoLo: number): void {
     this.#inoHi = inoHi;

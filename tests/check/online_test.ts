@@ -65,7 +65,7 @@ Deno.test("online: a block reused during the check means another attempt, not a 
   const live = new OverlayDevice(meta);
   const restore = spoilRoot(live);
   let done = false;
-  const dev = interrupting(live, 40, () => {
+  const dev = interrupting(live, 80, () => {
     if (done) return;
     done = true;
     restore();

@@ -1,0 +1,193 @@
+/**
+ * Threads that help to check a volume. A check is one synchronous run of one thread; the others take
+ * units of its job (item_job.ts) as it does, by a counter in shared memory, and post what came of
+ * them. The checking thread fetches that without returning to its event loop.
+ *
+ * A thread is started when there is a job that is worth it, and kept for the next one. If one fails,
+ * the check fails: its error is thrown where the results are fetched.
+ */
+
+import { receiveMessageOnPort } from "node:worker_threads";
+import { assert, FsError } from "../errors.ts";
+import { EIO } from "../../format/errno.ts";
+import { type ItemJob, receivedResult, type SentResult, type UnitResult } from "./item_job.ts";
+
+/** The device, as a thread of the same process can use it. */
+export interface SharedDevice {
+  readonly name: string;
+  readonly fd: number;
+  readonly size: number;
+  readonly isBlockDevice: boolean;
+  readonly direct: boolean;
+}
+
+/** Words of the shared memory of a job. */
+export const NEXT = 0;
+export const MERGED = 1;
+/** Counts whatever somebody may be waiting for. */
+export const EVENTS = 2;
+export const STOPPED = 3;
+const WORDS = 4;
+
+/** Sent to a helper. */
+export interface HelperJob {
+  readonly nr: number;
+  readonly job: ItemJob;
+  readonly units: number;
+  readonly ahead: number;
+  readonly shared: Int32Array<SharedArrayBuffer>;
+  readonly meta: SharedDevice;
+}
+
+/** Posted by a helper. */
+export type HelperMessage =
+  | { readonly is: "result"; readonly job: number; readonly result: SentResult }
+  | { readonly is: "failed"; readonly message: string };
+
+/** How the units of a job are shared out. */
+export interface Turns {
+  /** A unit for the caller to do; null when there is none now. */
+  take(): number | null;
+  /** What others have done since. */
+  results(): UnitResult[];
+  /** Sleeps until there may be a result. */
+  wait(): void;
+  /** The results of so many units have been used: units that lie further ahead may be taken. */
+  merged(units: number): void;
+  /** Nothing more is wanted. */
+  end(): void;
+}
+
+/** Takes the next unit if it is not too far ahead of what is used; null if it is, or there is none. */
+export function takeUnit(shared: Int32Array, units: number, ahead: number): number | null {
+  for (;;) {
+    const next = Atomics.load(shared, NEXT);
+    if (next >= units || next >= Atomics.load(shared, MERGED) + ahead) return null;
+    if (Atomics.compareExchange(shared, NEXT, next, next + 1) === next) return next;
+  }
+}
+
+export function tellEvent(shared: Int32Array): void {
+  Atomics.add(shared, EVENTS, 1);
+  Atomics.notify(shared, EVENTS);
+}
+
+/** All units are for the calling thread. */
+export class Alone implements Turns {
+  #next = 0;
+  constructor(private readonly units: number) {}
+  take(): number | null {
+    return this.#next < this.units ? this.#next++ : null;
+  }
+  results(): UnitResult[] {
+    return [];
+  }
+  wait(): void {
+    assert(false, "a check waits for nobody");
+  }
+  merged(): void {}
+  end(): void {}
+}
+
+interface Helper {
+  readonly worker: Worker;
+  readonly port: MessagePort;
+}
+
+/** Without a sign of a helper that has units for so long, it is given up. */
+const SILENCE_MS = 600_000;
+
+export class Crew {
+  readonly #helpers: Helper[] = [];
+  #failure: string | null = null;
+  #job = 0;
+  /** Value of EVENTS before results were fetched last. */
+  #seen = 0;
+
+  /** `helpers` threads besides the caller's, each running the module at `url`. */
+  constructor(
+    private readonly helpers: number,
+    private readonly meta: SharedDevice,
+    private readonly url: URL = new URL("./crew_worker.ts", import.meta.url),
+  ) {}
+
+  /** Gives the helpers a job of `units` units; no one is done `ahead` units before it is wanted. */
+  begin(job: ItemJob, units: number, ahead: number): Turns {
+    while (this.#helpers.length < this.helpers) this.#helpers.push(this.#start());
+    const shared = new Int32Array(new SharedArrayBuffer(4 * WORDS));
+    const nr = ++this.#job;
+    const message: HelperJob = { nr, job, units, ahead, shared, meta: this.meta };
+    for (const { port } of this.#helpers) port.postMessage(message);
+    return {
+      take: () => takeUnit(shared, units, ahead),
+      results: () => this.#results(shared),
+      wait: () => this.#wait(shared),
+      merged: (n) => {
+        Atomics.store(shared, MERGED, n);
+        tellEvent(shared);
+      },
+      end: () => {
+        Atomics.store(shared, STOPPED, 1);
+        tellEvent(shared);
+      },
+    };
+  }
+
+  /** Ends the helpers; rejects if one has failed of which nobody knows yet. */
+  async close(): Promise<void> {
+    // Errors of a thread that could not even begin come by the event loop.
+    if (this.#helpers.length > 0) await new Promise((resolve) => setTimeout(resolve, 0));
+    for (const { worker, port } of this.#helpers) {
+      port.close();
+      worker.terminate();
+    }
+    this.#helpers.length = 0;
+    this.#throwFailure();
+  }
+
+  #start(): Helper {
+    const worker = new Worker(this.url, { type: "module", name: "fsck helper" });
+    const { port1, port2 } = new MessageChannel();
+    worker.onerror = (e) => {
+      e.preventDefault();
+      this.#failure ??= e.message;
+    };
+    worker.postMessage(port2, [port2]);
+    return { worker, port: port1 };
+  }
+
+  #throwFailure(): void {
+    const message = this.#failure;
+    this.#failure = null;
+    if (message !== null) throw new FsError(EIO, `a thread of the check failed: ${message}`);
+  }
+
+  #results(shared: Int32Array): UnitResult[] {
+    this.#seen = Atomics.load(shared, EVENTS);
+    const results: UnitResult[] = [];
+    for (const { port } of this.#helpers) {
+      for (;;) {
+        const message = receive(port);
+        if (message === null) break;
+        if (message.is === "failed") this.#failure ??= message.message;
+        else if (message.job === this.#job) results.push(receivedResult(message.result));
+      }
+    }
+    this.#throwFailure();
+    return results;
+  }
+
+  #wait(shared: Int32Array): void {
+    if (Atomics.wait(shared, EVENTS, this.#seen, SILENCE_MS) === "timed-out") {
+      throw new FsError(EIO, "a thread of the check does not answer any more");
+    }
+  }
+}
+
+function receive(port: MessagePort): HelperMessage | null {
+  // The port of the web is the one of Node here.
+  const received = receiveMessageOnPort(
+    port as unknown as Parameters<typeof receiveMessageOnPort>[0],
+  );
+  return received === undefined ? null : received.message as HelperMessage;
+}
