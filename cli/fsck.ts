@@ -12,7 +12,7 @@ import {
   type Progress,
   type Report,
 } from "../fs/check/check.ts";
-import { Crew } from "../fs/check/crew.ts";
+import { ThreadCrew } from "../fs/check/crew.ts";
 import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
@@ -149,7 +149,7 @@ async function withHelp(
   o: FsckOptions,
   run: (help: Help) => number,
 ): Promise<number> {
-  const crew = o.workers > 1 ? new Crew(o.workers - 1, meta) : null;
+  const crew = o.workers > 1 ? new ThreadCrew(o.workers - 1, meta) : null;
   const ring = RingReader.open(meta.fd);
   try {
     return run({

@@ -97,7 +97,14 @@ interface Helper {
 /** Without a sign of a helper that has units for so long, it is given up. */
 const SILENCE_MS = 600_000;
 
-export class Crew {
+/** Gives jobs to whoever helps. */
+export interface Crew {
+  /** Begins a job of `units` units; none is done `ahead` units before it is wanted. */
+  begin(job: ItemJob, units: number, ahead: number): Turns;
+}
+
+/** Helpers that are threads of this process. */
+export class ThreadCrew implements Crew {
   readonly #helpers: Helper[] = [];
   #failure: string | null = null;
   #job = 0;
@@ -111,7 +118,6 @@ export class Crew {
     private readonly url: URL = new URL("./crew_worker.ts", import.meta.url),
   ) {}
 
-  /** Gives the helpers a job of `units` units; no one is done `ahead` units before it is wanted. */
   begin(job: ItemJob, units: number, ahead: number): Turns {
     while (this.#helpers.length < this.helpers) this.#helpers.push(this.#start());
     const shared = new Int32Array(new SharedArrayBuffer(4 * WORDS));
@@ -137,6 +143,7 @@ export class Crew {
   async close(): Promise<void> {
     // Errors of a thread that could not even begin come by the event loop.
     if (this.#helpers.length > 0) await new Promise((resolve) => setTimeout(resolve, 0));
+    this.#fetch();
     for (const { worker, port } of this.#helpers) {
       port.close();
       worker.terminate();
@@ -164,16 +171,19 @@ export class Crew {
 
   #results(shared: Int32Array): UnitResult[] {
     this.#seen = Atomics.load(shared, EVENTS);
+    const results = this.#fetch();
+    this.#throwFailure();
+    return results;
+  }
+
+  #fetch(): UnitResult[] {
     const results: UnitResult[] = [];
     for (const { port } of this.#helpers) {
-      for (;;) {
-        const message = receive(port);
-        if (message === null) break;
+      for (let message = receive(port); message !== null; message = receive(port)) {
         if (message.is === "failed") this.#failure ??= message.message;
         else if (message.job === this.#job) results.push(receivedResult(message.result));
       }
     }
-    this.#throwFailure();
     return results;
   }
 
