@@ -140,21 +140,24 @@ class FileCheck {
   private parent(b: RawBlock, level: number, first: number): void {
     const { s } = this;
     const step = SRCH_PARENT_REFS ** (level - 1);
-    for (let i = 0; i < SRCH_PARENT_REFS; i++) {
+    let i = 0;
+    for (; i < SRCH_PARENT_REFS && first + i * step < s.file.blocks; i++) {
       const at = SrchParent.SIZE + 16 * i, block = first + i * step;
-      const used = block < s.file.blocks;
-      const zero = isZero(b.buf, at, 16);
-      if (used && rawU64(b.v, at) === 0) {
+      const ref = {
+        blkno: rawU64(b.v, at),
+        seqLo: b.v.getUint32(at + 8, true),
+        seqHi: b.v.getUint32(at + 12, true),
+      };
+      if (ref.blkno === 0) {
         this.bad(`logical block ${block} is missing`);
         s.complete = false;
-      } else if (used) {
-        const ref = {
-          blkno: rawU64(b.v, at),
-          seqLo: b.v.getUint32(at + 8, true),
-          seqHi: b.v.getUint32(at + 12, true),
-        };
-        this.walk(ref, level - 1, block);
-      } else if (!zero) this.bad(`a reference to logical block ${block}, beyond its end`);
+      } else this.walk(ref, level - 1, block);
+    }
+    const unused = SrchParent.SIZE + 16 * i;
+    if (isZero(b.buf, unused, SrchParent.SIZE + 16 * SRCH_PARENT_REFS - unused)) return;
+    for (; i < SRCH_PARENT_REFS; i++) {
+      if (isZero(b.buf, SrchParent.SIZE + 16 * i, 16)) continue;
+      this.bad(`a reference to logical block ${first + i * step}, beyond its end`);
     }
   }
 

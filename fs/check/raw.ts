@@ -34,7 +34,18 @@ export const joinWords = (hi: number, lo: number): number => hi * TWO32 + lo;
 
 /** `len` bytes at `off` are zero. */
 export function isZero(bytes: Uint8Array, off: number, len: number): boolean {
-  for (let i = off; i < off + len; i++) if (bytes[i] !== 0) return false;
+  const end = off + len, at = bytes.byteOffset + off;
+  let i = off;
+  if (len >= 64) {
+    // Most of it by words.
+    const lead = (4 - at % 4) % 4, words = (len - lead) >> 2;
+    for (; i < off + lead; i++) if (bytes[i] !== 0) return false;
+    for (const word of new Uint32Array(bytes.buffer, at + lead, words)) {
+      if (word !== 0) return false;
+    }
+    i += 4 * words;
+  }
+  for (; i < end; i++) if (bytes[i] !== 0) return false;
   return true;
 }
 

@@ -113,6 +113,30 @@ function readLayouts(): Map<string, { lines: Line[]; size: number }> {
   return layouts;
 }
 
+/** The field of a structure that holds the byte at `off`, as `fieldsOf` names it; null for none. */
+export function fieldAt(struct: string, off: number): string | null {
+  const layout = LAYOUTS.get(struct);
+  if (layout === undefined) throw new Error(`no layout of ${struct}`);
+  const line = layout.lines.findLast((l) => l.off <= off);
+  if (line === undefined || off >= layout.size) return null;
+  const { type, name } = line;
+  if (type === "u8[]") return name;
+  const [, element, count] = /^(\w+)(?:\[(\d+)\])?$/.exec(type) as unknown as [
+    string,
+    string,
+    string?,
+  ];
+  const size = BYTES[element] ?? (LAYOUTS.get(element) as { size: number }).size;
+  const index = Math.floor((off - line.off) / size);
+  const inner = BYTES[element] === undefined
+    ? fieldAt(element, off - line.off - index * size)
+    : undefined;
+  const whole = count === undefined ||
+    element === "u8" && name !== "name_source" && name !== "name_flags";
+  const path = whole ? name : `${name}[${index}]`;
+  return inner === undefined || inner === null ? path : `${path}.${inner}`;
+}
+
 const snake = (cls: string): string => cls.replace(/(?!^)([A-Z])/g, "_$1").toLowerCase();
 
 export const LAYOUTS = readLayouts();
@@ -211,7 +235,7 @@ export function mutationsOf(place: Place, dev: Device): Mutation[] {
 }
 
 /** Structure of an item's value by zone and type, of items that have one. */
-const VALUES: Readonly<Record<string, string>> = {
+export const VALUES: Readonly<Record<string, string>> = {
   "10.4": "quota_rule_val",
   "12.0": "xattr_totl_val",
   "16.4": "inode",

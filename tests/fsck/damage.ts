@@ -132,7 +132,7 @@ function forEachLeafItem(
 }
 
 /** All btree blocks with the tree they belong to. */
-function treeBlocks(meta: Device): TreeBlock[] {
+export function treeBlocks(meta: Device): TreeBlock[] {
   const sb = readSuper(meta), found: TreeBlock[] = [];
   const walk = (root: BtreeRoot, tree: string, leafVisit?: (val: Uint8Array) => void): void => {
     const visit = (blkno: number): void => {

@@ -1,27 +1,27 @@
 /**
  * Random damage: 1–50 damaged bytes, blocks or items of a volume at a time. Whatever the damage is, a
  * check ends, takes bounded time and memory, and does not say "clean" when something was changed that
- * matters; a second check says the same. With repair, a second run is clean and what is left can be
- * read.
+ * matters. After a repair a second run is clean, everything that is left can be read, and a mount can
+ * work on it.
  *
- *   deno run -A tests/fsck/fuzz_main.ts [RUNS] [SEED] [SECONDS]
+ *   deno run -A tests/fsck/fuzz_main.ts --help
  *
  * The oracle does not use the checker: a byte matters when it lies in a referenced block and no rule
  * leaves it unspecified. Where damage is made with the checksum right again, a volume may come out
- * sound; then it must read exactly as before, or the change is one of a field that cannot matter,
- * which the corpus tests decide field by field: here it counts as "silent" and is reported as a number.
+ * sound; then each changed byte must be explained (fuzz_explain.ts).
  */
 
 import { LG_SIZE, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
-import { sealBlock } from "../../format/crc32c.ts";
-import { checkVolume, isSound } from "../../fs/check/check.ts";
+import { blockCrcOk, sealBlock } from "../../format/crc32c.ts";
+import { checkVolume, isSound, type Report } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import type { Device } from "../../fs/device.ts";
-import { VolumeReader } from "../../fs/reader.ts";
-import { SystemRandom } from "../../fs/sys/clock.ts";
 import { FsError } from "../../fs/errors.ts";
+import { create, unlink } from "../../fs/ops/names.ts";
+import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
-import { OverlayDevice } from "../helpers/overlay_device.ts";
+import { LocalCluster } from "../helpers/local_cluster.ts";
+import { assertSound, LocalFs } from "../helpers/local_fs.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
 import {
   type Damage,
@@ -30,84 +30,289 @@ import {
   referenceDamage,
   referencedBlocks,
 } from "./damage.ts";
+import type { Subject } from "./fuzz_bases.ts";
+import { Buffers, FuzzDevice, Image } from "./fuzz_device.ts";
+import { Explainer, reasonOf, seenReason } from "./fuzz_explain.ts";
+import { bytes, fill } from "./repair_support.ts";
 
-export interface Subject {
-  readonly name: string;
-  readonly meta: Device;
-  readonly data: Device;
-}
-
-export interface FuzzCounts {
-  runs: number;
-  /** By what was damaged. */
-  kinds: Record<string, number>;
-  /** Damage that breaks a checksum or an identity: always reported. */
-  mustReport: number;
-  /** Changes with right checksums that no rule contradicts. */
-  silent: number;
-  /** Milliseconds of the slowest check. */
-  slowest: number;
-  /** Volumes that a repair made sound, and that it gave up, by its reason. */
-  mended: number;
-  refused: Record<string, number>;
-}
-
-export interface FuzzFailure {
-  readonly subject: string;
-  readonly seed: number;
-  readonly what: string;
-}
-
-const KINDS = ["bytes", "sealed bytes", "blocks", "items", "fixed", "free"] as const;
+const KINDS = [
+  "bytes",
+  "sealed bytes",
+  "blocks",
+  "items",
+  "fixed",
+  "free",
+  "unreadable",
+  "mixed",
+] as const;
 type Kind = typeof KINDS[number];
+
+/** What a run came to. */
+export interface Outcome {
+  readonly base: string;
+  readonly seed: number;
+  readonly kind: Kind;
+  /** `clean: …` with a reason, `mended`, or `left: …`, which the corpus allows. */
+  readonly what: string;
+  /** What went wrong, with all there is to know. */
+  readonly failure: string | null;
+}
+
+/** What a repair may leave: each with its reason. */
+export const LEFT: readonly (readonly [codes: RegExp, reason: string])[] = [
+  [/^(super-no-slots|super-slot)$/, "nothing tells the address of a quorum slot"],
+  [/^super-(magic|pair|role)$/, "a device that is not provably the right one is not written"],
+];
+
+interface Volume {
+  readonly meta: FuzzDevice;
+  readonly data: FuzzDevice;
+}
+
+/** A change of the volume, and whether the lists explain why nobody would notice. */
+interface Change {
+  readonly name: string;
+  readonly explained: boolean;
+}
 
 /** One volume with what fuzzing needs to know of it. */
 export class Target {
-  readonly blocks: readonly number[];
+  readonly name: string;
+  readonly #meta: Image;
+  readonly #data: Image;
+  readonly #buffers = new Buffers();
+  readonly #blocks: readonly number[];
+  readonly #used: ReadonlySet<number>;
   readonly #mattering: ReadonlySet<number>;
   readonly #items: readonly Damage[];
+  readonly #explainer: Explainer;
+  readonly #undersized: boolean;
 
-  constructor(readonly subject: Subject) {
-    this.blocks = referencedBlocks(subject.meta);
-    this.#mattering = new Set(matteringBlocks(subject.meta));
-    this.#items = [...itemDamage(subject.meta, 4), ...referenceDamage(subject.meta)];
+  constructor(subject: Subject) {
+    this.name = subject.name;
+    this.#meta = new Image(subject.meta);
+    this.#data = new Image(subject.data);
+    const { meta, data } = this.#open();
+    this.#blocks = referencedBlocks(meta);
+    this.#used = new Set(this.#blocks);
+    this.#mattering = new Set(matteringBlocks(meta));
+    this.#items = [...itemDamage(meta, 4), ...referenceDamage(meta)];
+    this.#explainer = new Explainer(this.#meta, meta, data);
+    const report = checkVolume(meta, data);
+    this.#undersized = report.counts.has("undersized");
+    if (!isSound(report)) throw new Error(`${this.name} is not sound: ${problems(report)}`);
   }
 
-  /** Damages `meta`; says what must be true of a check of it. */
-  damage(meta: Device, random: SeededRandom, kind: Kind): "reported" | "any" | "as before" {
+  #open(): Volume {
+    return {
+      meta: new FuzzDevice("meta", this.#meta, this.#buffers),
+      data: new FuzzDevice("data", this.#data, this.#buffers),
+    };
+  }
+
+  #randomOf(seed: number): { random: SeededRandom; kind: Kind } {
+    const random = new SeededRandom(seed);
+    return { random, kind: KINDS[random.below(KINDS.length)] as Kind };
+  }
+
+  /** A check, which must not write. */
+  #checked({ meta, data }: Volume): Report {
+    const state = () => [meta.changed.length, data.changed.length, meta.unreadable].join();
+    const before = state(), report = checkVolume(meta, data);
+    if (state() !== before) throw new Error("the check wrote");
+    return report;
+  }
+
+  /** One damaged volume, repaired if `repair`. */
+  async run(seed: number, repair: boolean): Promise<Outcome> {
+    // The first buffers belong to the target itself.
+    this.#buffers.reclaim();
+    const { random, kind } = this.#randomOf(seed);
+    const v = this.#open();
+    const done = (what: string, failure: string | null = null): Outcome => ({
+      base: this.name,
+      seed,
+      kind,
+      what,
+      failure,
+    });
+    const failed = (what: string, why: string) => done(`FAILED ${what}`, why);
+    try {
+      const changes = this.#damage(v, random, kind);
+      const verdict = this.#verdict(v, kind);
+      // What a check alone says; a repair begins with the same check.
+      const alone = !repair || random.oneIn(4) ? this.#checked(v) : null;
+      if (random.oneIn(2)) readWhatCanBe(v);
+      const result = repair
+        ? repairVolume(v.meta, v.data, {
+          mode: "all",
+          random,
+          now: { sec: 1_700_000_000, nsec: 0 },
+        })
+        : null;
+      const first = result?.before ?? alone as Report;
+      if (alone !== null && text(first) !== text(alone)) {
+        return failed("a second check differs", `${text(first)}\nand\n${text(alone)}`);
+      }
+      if (isSound(first)) {
+        if (verdict === "reported") return failed("damage is not reported", names(changes));
+        // The repair has closed what was left open: the same damage again.
+        const again = this.#open();
+        this.#damage(again, this.#randomOf(seed).random, kind);
+        return this.#clean(again, changes, done);
+      }
+      if (verdict === "as before") return failed("sound, but reported", problems(first));
+      if (result === null) return done("reported");
+      const after = random.oneIn(2) ? checkVolume(v.meta, v.data) : result.after;
+      if (!isSound(result.after) || !isSound(after)) {
+        const left = after.problems.filter((p) => p.severity !== "info");
+        const may = left.every((p) => LEFT.some(([codes]) => codes.test(p.code)));
+        const codes = [...new Set(left.map((p) => p.code))].sort().join(" ");
+        if (first.counts.has("undersized")) return done("left: the volume is too small");
+        const why = result.stopped === null ? "left" : `stopped (${general(result.stopped)})`;
+        return may
+          ? done(`${why}: ${codes}`)
+          : failed(`${why}: ${codes}`, `${problems(after)}\nof\n${problems(first)}`);
+      }
+      if (text(result.after) !== text(after)) {
+        return failed(
+          "the second run says something else",
+          `${text(result.after)}\n${text(after)}`,
+        );
+      }
+      readAll(v);
+      if (random.oneIn(12)) await mountAndWork(v, seed);
+      return done("mended");
+    } catch (e) {
+      return failed("threw", e instanceof Error ? e.stack ?? e.message : String(e));
+    }
+  }
+
+  /** Why a damaged volume may be called clean. */
+  #clean(
+    v: Volume,
+    changes: readonly Change[],
+    done: (what: string, failure?: string | null) => Outcome,
+  ): Outcome {
+    if (v.data.changed.length > 0) return done("clean: fields of the data device's super block");
+    const seen = this.#explainer.seen(v.meta, v.data);
+    const strange = seen.filter((name) => seenReason(name) === null);
+    if (strange.length > 0) {
+      return done("FAILED clean, but readers see it", `${strange.join("\n")}\n${names(changes)}`);
+    }
+    if (changes.length > 0 && changes.every((c) => c.explained)) return done("clean: known items");
+    if (this.#undersized) return done("clean: free space of a volume that is too small");
+    const reasons = new Set<string>(), left = new Set<string>();
+    for (const index of v.meta.changed) {
+      const before = this.#meta.block(index), now = v.meta.block(index);
+      if (index > 0 && !this.#mattering.has(index)) {
+        if (!same(now, before)) {
+          reasons.add(this.#used.has(index) ? "unread blocks" : "free blocks");
+        }
+        continue;
+      }
+      for (let i = 0; i < now.length; i++) {
+        if (now[i] === before[i] || index > 0 && i < 4) continue;
+        if (index === 0 && (i % SM_SIZE) < 4) continue;
+        const off = index * LG_SIZE + i;
+        const reason = this.#explainer.byte(off, seen.length === 0);
+        if (reason !== null) reasons.add(reason);
+        // Items that move within their block change many bytes: what readers see decides.
+        else if (!changes.some((c) => !c.explained && c.name.includes(" item "))) {
+          left.add(this.#explainer.nameOf(off));
+        }
+      }
+    }
+    if (left.size > 0) return done("FAILED clean, unexplained", [...left].join("\n"));
+    const why = reasons.size === 0
+      ? "nothing changed"
+      : reasons.size === 1
+      ? [...reasons][0]
+      : "several reasons";
+    return done(`clean: ${why}`);
+  }
+
+  /** Damages the volume; names what was done to items. */
+  #damage(v: Volume, random: SeededRandom, kind: Kind): Change[] {
     const count = 1 + random.below(random.below(3) === 0 ? 50 : 4);
+    const changes: Change[] = [], unreadable: number[] = [];
+    for (let i = 0; i < (kind === "items" ? Math.min(count, 10) : count); i++) {
+      const one = kind === "mixed" ? KINDS[random.below(7)] as Kind : kind;
+      // Last, so that all other damage can be done.
+      if (one === "unreadable") unreadable.push(this.#pick(random) * 16 + random.below(16));
+      else this.#damageOnce(v, random, one, changes, kind === "mixed");
+    }
+    for (const blkno of unreadable) v.meta.makeUnreadable(blkno);
+    return changes;
+  }
+
+  #damageOnce(
+    { meta, data }: Volume,
+    random: SeededRandom,
+    kind: Kind,
+    changes: Change[],
+    mixed: boolean,
+  ): void {
     switch (kind) {
       case "bytes":
-        for (let i = 0; i < count; i++) this.#bytes(meta, random, false);
-        // Two changes can undo each other: then nothing was damaged.
-        return this.#differs(meta) ? "reported" : "any";
+        return this.#bytes(meta, random, false);
       case "sealed bytes":
-        for (let i = 0; i < count; i++) this.#bytes(meta, random, true);
-        return "any";
+        return this.#bytes(meta, random, true);
       case "blocks":
-        for (let i = 0; i < count; i++) this.#block(meta, random);
-        return this.#differs(meta) ? "reported" : "any";
-      case "items":
-        for (let i = 0; i < Math.min(count, 10); i++) {
-          this.#items[random.below(this.#items.length)]!.apply(meta);
+        return this.#block(meta, random);
+      case "items": {
+        const damage = this.#items[random.below(this.#items.length)] as Damage;
+        try {
+          damage.apply(meta);
+        } catch (e) {
+          // Its block has been damaged before: there is nothing to be found in it.
+          if (!mixed) throw e;
+          return;
         }
-        return "any";
+        changes.push({ name: damage.name, explained: reasonOf(damage.name) !== null });
+        return;
+      }
       case "fixed":
-        for (let i = 0; i < count; i++) this.#fixed(meta, random);
-        return "any";
+        return this.#fixed(random.oneIn(4) ? data : meta, random, data);
       case "free":
-        for (let i = 0; i < count; i++) this.#free(meta, random);
-        return "as before";
+        return this.#free(meta, random);
+      default:
+        throw new Error(`no damage ${kind}`);
     }
   }
 
   #pick(random: SeededRandom): number {
-    return this.blocks[random.below(this.blocks.length)]!;
+    return this.#blocks[random.below(this.#blocks.length)] as number;
+  }
+
+  /** What is sure to be true of a check. */
+  #verdict({ meta, data }: Volume, kind: Kind): "reported" | "any" | "as before" {
+    if (kind === "free") return "as before";
+    const differs = (now: Uint8Array, before: Uint8Array) => !same(now, before);
+    for (const [dev, image] of [[meta, this.#meta], [data, this.#data]] as const) {
+      if (!dev.changed.includes(0)) continue;
+      const now = dev.block(0), before = image.block(0);
+      for (let at = SUPER_BLKNO * SM_SIZE; at < now.length; at += SM_SIZE) {
+        const block = now.subarray(at, at + SM_SIZE);
+        if (differs(block, before.subarray(at, at + SM_SIZE)) && !blockCrcOk(block)) {
+          return "reported";
+        }
+      }
+    }
+    for (const blkno of meta.changed) {
+      if (!this.#mattering.has(blkno)) continue;
+      const now = meta.block(blkno), before = this.#meta.block(blkno);
+      if (!differs(now, before)) continue;
+      // The header of a block that somebody refers to says what it is.
+      if (!blockCrcOk(now) || !same(now.subarray(4, 32), before.subarray(4, 32))) return "reported";
+    }
+    return "any";
   }
 
   #read(dev: Device, blkno: number): Uint8Array {
     const buf = dev.allocBuffer(LG_SIZE);
-    dev.read(buf, blkno * LG_SIZE);
+    if (dev instanceof FuzzDevice) buf.set(dev.block(blkno));
+    else dev.read(buf, blkno * LG_SIZE);
     return buf;
   }
 
@@ -124,60 +329,69 @@ export class Target {
 
   #block(meta: Device, random: SeededRandom): void {
     const blkno = this.#pick(random);
-    let buf: Uint8Array;
+    let buf = this.#read(meta, blkno);
     switch (random.below(5)) {
       case 0:
-        buf = new Uint8Array(LG_SIZE);
+        buf.fill(0);
         break;
       case 1:
         buf = this.#read(meta, this.#pick(random));
         break;
       case 2:
-        buf = this.#read(meta, blkno);
         buf.copyWithin(4096 * (1 + random.below(15)), 0, 4096);
         break;
-      case 3:
-        buf = Uint8Array.from({ length: LG_SIZE }, () => random.below(256));
+      case 3: {
+        const words = new Uint32Array(buf.buffer, buf.byteOffset, LG_SIZE / 4);
+        for (let i = 0; i < words.length; i++) words[i] = random.u32();
         break;
+      }
       default:
-        buf = this.#read(meta, blkno);
         buf[16 + random.below(8)]! ^= 1 << random.below(8);
         sealBlock(buf);
     }
     meta.write(buf, blkno * LG_SIZE);
   }
 
-  /** The super block and the quorum blocks. */
-  #fixed(meta: Device, random: SeededRandom): void {
-    const blkno = SUPER_BLKNO + (random.below(2) === 0 ? 0 : random.below(16));
-    const buf = meta.allocBuffer(SM_SIZE);
-    meta.read(buf, blkno * SM_SIZE);
+  /** The super blocks and the quorum blocks. */
+  #fixed(dev: FuzzDevice, random: SeededRandom, data: FuzzDevice): void {
+    const blkno = SUPER_BLKNO + (dev === data || random.below(2) === 0 ? 0 : random.below(16));
+    const buf = dev.allocBuffer(SM_SIZE);
+    dev.read(buf, blkno * SM_SIZE);
     const at = random.below(1488);
     buf[at] = buf[at]! ^ 1 + random.below(255);
     if (random.below(4) !== 0) sealBlock(buf);
-    meta.write(buf, blkno * SM_SIZE);
+    dev.write(buf, blkno * SM_SIZE);
   }
 
-  #free(meta: Device, random: SeededRandom): void {
-    const used = new Set(this.blocks), total = Math.floor(meta.size / LG_SIZE);
+  #free(meta: FuzzDevice, random: SeededRandom): void {
+    const total = Math.floor(meta.size / LG_SIZE);
     let blkno: number;
-    do blkno = 2 + random.below(total - 2); while (used.has(blkno));
+    do blkno = 2 + random.below(total - 2); while (this.#used.has(blkno));
     const buf = this.#read(meta, blkno);
     buf[random.below(LG_SIZE)] = random.below(256);
     meta.write(buf, blkno * LG_SIZE);
   }
-
-  #differs(meta: Device): boolean {
-    return this.blocks.some((blkno) => {
-      if (!this.#mattering.has(blkno)) return false;
-      const a = this.#read(meta, blkno), b = this.#read(this.subject.meta, blkno);
-      return a.some((byte, i) => byte !== b[i]);
-    });
-  }
 }
 
-/** Reads everything that can be read; only errors of the engine may come out of it. */
-export function readAll(meta: Device, data: Device, limit = 100_000): number {
+function same(a: Uint8Array, b: Uint8Array): boolean {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+const text = (r: Report): string =>
+  JSON.stringify([...r.counts].filter(([code]) => code !== "not-clean"));
+const names = (changes: readonly Change[]): string => changes.map((c) => c.name).join("\n");
+const general = (why: string): string => why.replace(/[0-9a-f]*\d[0-9a-f.]*/g, "N");
+
+function problems(r: Report): string {
+  const bad = r.problems.filter((p) => p.severity !== "info");
+  const some = bad.slice(0, 40).map((p) => `  ${p.code}: ${p.message}`);
+  if (bad.length > 40) some.push(`  and ${bad.length - 40} more`);
+  return some.join("\n");
+}
+
+/** Reads everything that can be read of a damaged volume; only errors of the engine may come. */
+function readWhatCanBe({ meta, data }: Volume, limit = 2000): void {
   let reads = 0;
   const guard = (read: () => void): void => {
     try {
@@ -187,7 +401,7 @@ export function readAll(meta: Device, data: Device, limit = 100_000): number {
     }
   };
   guard(() => {
-    const volume = new VolumeReader(openVolume(meta, data), new SystemRandom());
+    const volume = new VolumeReader(openVolume(meta, data), new SeededRandom(1));
     const queue = [1], seen = new Set(queue);
     for (let ino = queue.pop(); ino !== undefined && reads < limit; ino = queue.pop()) {
       const at: number = ino;
@@ -203,108 +417,42 @@ export function readAll(meta: Device, data: Device, limit = 100_000): number {
       });
     }
   });
-  return reads;
 }
 
-/** One damaged volume; null when all is as it must be. */
-export function fuzzOnce(
-  target: Target,
-  seed: number,
-  counts: FuzzCounts,
-  repair = false,
-): string | null {
-  const random = new SeededRandom(seed);
-  const kind = KINDS[random.below(KINDS.length)]!;
-  const { subject } = target;
-  const meta = new OverlayDevice(subject.meta), data = new OverlayDevice(subject.data);
-  const expected = target.damage(meta, random, kind);
-  counts.runs++;
-  counts.kinds[kind] = (counts.kinds[kind] ?? 0) + 1;
-  try {
-    const start = performance.now();
-    const first = checkVolume(meta, data);
-    counts.slowest = Math.max(counts.slowest, performance.now() - start);
-    if (data.changedBytes > 0) return `${kind}: the check wrote`;
-    const sound = isSound(first);
-    if (expected === "reported") {
-      counts.mustReport++;
-      if (sound) return `${kind}: a damaged block is not reported`;
-    } else if (expected === "as before") {
-      if (!sound) return `${kind}: ${first.problems.map((p) => p.message).join("; ")}`;
-    } else if (sound) counts.silent++;
-    const second = checkVolume(meta, data);
-    const a = JSON.stringify([...first.counts]), b = JSON.stringify([...second.counts]);
-    if (a !== b) return `${kind}: a second check differs: ${a} and ${b}`;
-    readAll(meta, data, 2000);
-    if (repair && !sound) return mend(kind, meta, data, random, counts);
-  } catch (e) {
-    return `${kind}: ${e instanceof Error ? e.stack ?? e.message : e}`;
-  }
-  return null;
-}
-
-/** Repairs; a second run must find nothing and everything that is left must be readable. */
-function mend(
-  kind: string,
-  meta: Device,
-  data: Device,
-  random: SeededRandom,
-  counts: FuzzCounts,
-): string | null {
-  const result = repairVolume(meta, data, {
-    mode: "all",
-    random,
-    now: { sec: 1_700_000_000, nsec: 0 },
-  });
-  if (!isSound(result.after)) {
-    // Honest giving up is no failure of the fuzz run; it is counted.
-    if (result.stopped !== null) {
-      const why = result.stopped.replace(/[0-9a-f]*\d[0-9a-f.]*/g, "N");
-      counts.refused[why] = (counts.refused[why] ?? 0) + 1;
-      return null;
-    }
-    return `${kind}: repair leaves ${result.after.problems.map((p) => p.message).join("; ")}`;
-  }
-  counts.mended++;
-  const again = checkVolume(meta, data);
-  if (!isSound(again)) {
-    return `${kind}: after repair: ${again.problems.map((p) => p.message).join("; ")}`;
-  }
-  readEverything(meta, data);
-  return null;
-}
-
-/** Reads all of a sound volume; any error is one. */
-function readEverything(meta: Device, data: Device): void {
-  const volume = new VolumeReader(openVolume(meta, data), new SystemRandom());
+/** Reads all of a sound volume but the end of long files; any error is one. */
+export function readAll({ meta, data }: { meta: Device; data: Device }): void {
+  const volume = new VolumeReader(openVolume(meta, data), new SeededRandom(1));
   const queue = [1];
   for (let ino = queue.pop(); ino !== undefined; ino = queue.pop()) {
     const inode = volume.inode(ino);
     for (const _ of volume.xattrs(ino));
-    if ((inode.mode & 0o170000) === 0o040000) {
+    const format = inode.mode & 0o170000;
+    if (format === 0o040000) {
       for (const e of volume.readdir(ino)) queue.push(e.ino);
-    } else if ((inode.mode & 0o170000) === 0o120000) volume.readlink(ino);
+    } else if (format === 0o120000) volume.readlink(ino);
+    else if (format === 0o100000) {
+      if (![...volume.extents(ino)].some((e) => e.offline)) volume.read(ino, 0, 65536);
+    }
   }
 }
 
-export function newCounts(): FuzzCounts {
-  return { runs: 0, kinds: {}, mustReport: 0, silent: 0, slowest: 0, mended: 0, refused: {} };
-}
-
-/** Runs of consecutive seeds; stops at the deadline. */
-export function fuzz(
-  targets: readonly Target[],
-  seed: number,
-  runs: number,
-  seconds = Infinity,
-  repair = false,
-): { counts: FuzzCounts; failures: FuzzFailure[] } {
-  const counts = newCounts(), failures: FuzzFailure[] = [];
-  const end = performance.now() + seconds * 1000;
-  for (let i = 0; i < runs && performance.now() < end; i++) {
-    const target = targets[i % targets.length]!;
-    const what = fuzzOnce(target, seed + i, counts, repair);
-    if (what !== null) failures.push({ subject: target.subject.name, seed: seed + i, what });
-  }
-  return { counts, failures };
+/** A mount opens the volume, makes and removes files, and leaves a sound volume. */
+async function mountAndWork(v: Volume, seed: number): Promise<void> {
+  const meta = v.meta.copy(), data = v.data.copy();
+  const cluster = await LocalCluster.open(meta, data, seed);
+  const m = await LocalFs.mount(cluster);
+  const make = (name: string, mode: number) =>
+    m.run((op, fs) => create(op, fs, 1, bytes(name), mode, 0));
+  const dir = await make("made by the fuzzer", 0o40755);
+  m.fs.refs.forget(await make("gone again", 0o100644), 1);
+  await fill(m, dir, 6);
+  await m.run((op, fs) => unlink(op, fs, 1, bytes("gone again")));
+  m.fs.refs.forget(dir, 1);
+  await m.sync();
+  await m.unmount();
+  if (m.log.length > 0) throw new Error(`the mount says: ${m.log.join("\n")}`);
+  assertSound(cluster);
+  const report = checkVolume(meta, data);
+  if (!isSound(report)) throw new Error(`after a mount: ${problems(report)}`);
+  readAll({ meta, data });
 }

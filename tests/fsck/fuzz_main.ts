@@ -1,23 +1,145 @@
-/** A long fuzz campaign: `deno run -A tests/fsck/fuzz_main.ts [RUNS] [SEED] [SECONDS] [repair]`. */
+/**
+ * A long fuzz campaign. Seeds are consecutive numbers; a seed chooses the volume and the damage.
+ *
+ *   deno run -A tests/fsck/fuzz_main.ts FIRST COUNT [SECONDS] [check]   a campaign
+ *   deno run -A tests/fsck/fuzz_main.ts one BASE SEED                   one run again, as reported
+ *
+ * The runs are made by a child process. It is watched: a run of more than a minute is a hang, more
+ * than 2 GiB of memory is too much, and an end without a result is a crash; each counts as a failure
+ * of its seed, and the campaign goes on with the next.
+ */
 
-import { useFastCrc32c } from "../../fs/sys/crc.ts";
-import { fuzz, Target } from "./fuzz.ts";
-import { makeSample } from "./sample.ts";
+import { baseNames, makeBase } from "./fuzz_bases.ts";
+import { type Outcome, Target } from "./fuzz.ts";
 
-const repair = Deno.args.includes("repair");
-const [runs, seed, seconds] = Deno.args.filter((a) => a !== "repair").map(Number);
-await useFastCrc32c();
-const sample = makeSample();
-const target = new Target({ name: "sample", meta: sample.meta, data: sample.data });
-const { counts, failures } = fuzz(
-  [target],
-  seed ?? 1,
-  runs ?? 10_000,
-  seconds ?? Infinity,
-  repair,
-);
-for (const f of failures) console.log(`${f.subject} seed ${f.seed}: ${f.what}`);
-console.log(JSON.stringify(counts), `${failures.length} failures`);
-const peak = /VmHWM:\s*(.*)/.exec(Deno.readTextFileSync("/proc/self/status"));
-console.log(`peak memory ${peak?.[1]}`);
-Deno.exit(failures.length === 0 ? 0 : 1);
+const HANG_MS = 60_000;
+const MEMORY_KIB = 2 << 20;
+const LOOK_MS = 1000;
+
+const targets = new Map<string, Target>();
+
+async function runOne(base: string, seed: number, repair: boolean): Promise<Outcome> {
+  let target = targets.get(base);
+  if (target === undefined) targets.set(base, target = new Target(await makeBase(base)));
+  return await target.run(seed, repair);
+}
+
+/** Runs seeds from `first` on, an outcome a line. */
+async function child(first: number, count: number, seconds: number, repair: boolean) {
+  const end = performance.now() + seconds * 1000, names = baseNames();
+  for (let seed = first; seed < first + count && performance.now() < end; seed++) {
+    const outcome = await runOne(names[seed % names.length] as string, seed, repair);
+    console.log(JSON.stringify(outcome));
+  }
+}
+
+class Campaign {
+  readonly #counts = new Map<string, number>();
+  readonly #byBase = new Map<string, Map<string, number>>();
+  runs = 0;
+  failures = 0;
+  #last = 0;
+  #peakKib = 0;
+
+  add(o: Outcome): void {
+    this.runs++;
+    this.#count(this.#counts, `${o.kind}: ${o.what}`);
+    let base = this.#byBase.get(o.base);
+    if (base === undefined) this.#byBase.set(o.base, base = new Map());
+    this.#count(base, o.what.replace(/:.*/, ""));
+    if (o.failure === null) return;
+    this.failures++;
+    console.log(`${o.base} ${o.seed} (${o.kind}): ${o.what}\n${o.failure}\n`);
+  }
+
+  #count(counts: Map<string, number>, what: string): void {
+    counts.set(what, (counts.get(what) ?? 0) + 1);
+  }
+
+  print(): void {
+    const sorted = (m: Map<string, number>) => [...m].sort(([a], [b]) => a < b ? -1 : 1);
+    for (const [what, n] of sorted(this.#counts)) console.log(`${String(n).padStart(7)}  ${what}`);
+    for (const [base, counts] of this.#byBase) {
+      console.log(`${base}: ${sorted(counts).map(([what, n]) => `${n} ${what}`).join(", ")}`);
+    }
+    const peak = Math.round(this.#peakKib / 1024);
+    console.log(`${this.runs} runs, ${this.failures} failures, peak memory ${peak} MiB`);
+  }
+
+  /** Runs children until all seeds are done or the time is up. */
+  async run(first: number, count: number, seconds: number, mode: string): Promise<void> {
+    const started = performance.now(), names = baseNames();
+    for (let next = first; next < first + count;) {
+      const left = seconds - (performance.now() - started) / 1000;
+      if (left <= 0) break;
+      const { done, why } = await this.#child(next, first + count - next, left, mode);
+      if (why === null) break;
+      const seed = next + done, base = names[seed % names.length] as string;
+      this.add({ base, seed, kind: "mixed", what: `FAILED ${why}`, failure: why });
+      next = seed + 1;
+    }
+  }
+
+  async #child(
+    first: number,
+    count: number,
+    seconds: number,
+    mode: string,
+  ): Promise<{ done: number; why: string | null }> {
+    const args = ["run", "-A", import.meta.filename as string, "child"];
+    const process = new Deno.Command(Deno.execPath(), {
+      args: [...args, ...[first, count, seconds].map(String), mode],
+      stdout: "piped",
+    }).spawn();
+    let done = 0, why: string | null = null;
+    this.#last = performance.now();
+    const watch = setInterval(() => {
+      const kib = memoryOf(process.pid);
+      this.#peakKib = Math.max(this.#peakKib, kib);
+      if (performance.now() - this.#last > HANG_MS) why = "hangs";
+      else if (kib > MEMORY_KIB) why = `takes ${kib} KiB of memory`;
+      if (why !== null) process.kill("SIGKILL");
+    }, LOOK_MS);
+    let rest = "";
+    for await (const part of process.stdout.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + part).split("\n");
+      rest = lines.pop() as string;
+      for (const line of lines) {
+        this.add(JSON.parse(line) as Outcome);
+        done++;
+        this.#last = performance.now();
+      }
+    }
+    const { code } = await process.status;
+    clearInterval(watch);
+    return { done, why: why ?? (code === 0 ? null : `crashed with status ${code}`) };
+  }
+}
+
+function memoryOf(pid: number): number {
+  try {
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    return Number(/VmRSS:\s*(\d+)/.exec(status)?.[1] ?? 0);
+  } catch (e) {
+    // It has just ended.
+    if (e instanceof Deno.errors.NotFound) return 0;
+    throw e;
+  }
+}
+
+const [command, ...rest] = Deno.args;
+if (command === "one") {
+  const outcome = await runOne(rest[0] as string, Number(rest[1]), true);
+  console.log(`${outcome.kind}: ${outcome.what}\n${outcome.failure ?? ""}`);
+  Deno.exit(outcome.failure === null ? 0 : 1);
+} else if (command === "child") {
+  const [first, count, seconds] = rest.map(Number) as [number, number, number];
+  await child(first, count, seconds, rest[3] !== "check");
+} else {
+  const [first, count, seconds] = Deno.args.filter((a) => a !== "check").map(Number);
+  const campaign = new Campaign();
+  const mode = Deno.args.includes("check") ? "check" : "repair";
+  await campaign.run(first ?? 1, count ?? 1000, seconds ?? Infinity, mode);
+  campaign.print();
+  Deno.exit(campaign.failures === 0 ? 0 : 1);
+}

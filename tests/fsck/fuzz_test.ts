@@ -1,16 +1,27 @@
-/** A few hundred damaged volumes (fuzz_main.ts runs as many as one likes). */
+/** A few hundred damaged volumes (fuzz_main.ts runs as many as one likes), and seeds that failed. */
 
 import assert from "node:assert/strict";
-import { useFastCrc32c } from "../../fs/sys/crc.ts";
-import { fuzz, Target } from "./fuzz.ts";
-import { makeSample } from "./sample.ts";
+import { makeBase } from "./fuzz_bases.ts";
+import { type Outcome, Target } from "./fuzz.ts";
 
-Deno.test("fuzz: no crash, no wrong verdict", async () => {
-  await useFastCrc32c();
-  const sample = makeSample();
-  const target = new Target({ name: "sample", meta: sample.meta, data: sample.data });
-  const { counts, failures } = fuzz([target], 1, 240);
-  assert.deepEqual(failures.slice(0, 5), []);
-  assert.equal(counts.runs, 240);
-  assert.ok(counts.mustReport > 40);
-});
+const RUNS: readonly (readonly [base: string, runs: number])[] = [
+  ["sample", 150],
+  ["mounts", 60],
+  ["mounts-v1", 30],
+];
+
+/** Runs that once went wrong. */
+const SEEDS: Readonly<Record<string, readonly number[]>> = {};
+
+for (const [base, runs] of RUNS) {
+  Deno.test(`fuzz: ${runs} damaged volumes of ${base} are mended`, async () => {
+    const target = new Target(await makeBase(base));
+    const outcomes: Outcome[] = [];
+    const consecutive = Array.from({ length: runs }, (_, i) => i + 1);
+    for (const seed of [...SEEDS[base] ?? [], ...consecutive]) {
+      outcomes.push(await target.run(seed, true));
+    }
+    assert.deepEqual(outcomes.filter((o) => o.failure !== null), []);
+    assert.ok(outcomes.filter((o) => o.what === "mended").length > runs / 2);
+  });
+}

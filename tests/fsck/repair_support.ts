@@ -90,7 +90,7 @@ export async function fill(m: LocalFs, top: number, files = 40): Promise<Map<str
     await put(m, ino, pattern(ino, 1000 + 3000 * i));
     if (i % 5 === 0) await attr(m, ino, `scoutfs.srch.tag${i}`, "x");
     if (i % 7 === 0) await attr(m, ino, `scoutfs.totl.size.1.2.${i % 2}`, String(i));
-    if (i % 11 === 0) await attr(m, ino, `scoutfs.indx.sort.${i}.77`, "");
+    if (i % 11 === 0 && m.fs.fmtVers >= 2) await attr(m, ino, `scoutfs.indx.sort.${i}.77`, "");
     if (i % 4 === 0) await attr(m, ino, "user.big", "y".repeat(20_000));
   }
   await m.run((op, fs) => link(op, fs, inos.get("file0")!, ab, bytes("hard")));

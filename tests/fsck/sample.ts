@@ -59,8 +59,7 @@ export const RID = 0x1111_2222_3333_4444n;
 export const OLD_RID = 0x0abc_0000_0000_0001n;
 const SEQ = 500;
 const MERGE_SEQ = 160;
-const META_BLOCKS = 1200;
-const DATA_BLOCKS = 16384;
+const SIZE = { metaBlocks: 1200, dataBlocks: 16384 };
 
 export interface SampleVolume {
   readonly meta: MemDevice;
@@ -181,18 +180,17 @@ function difference(was: Uint8Array | undefined, now: Uint8Array): Uint8Array {
   return delta.bytes;
 }
 
-/** Makes the volume. Deterministic. */
-export function makeSample(): SampleVolume {
-  const meta = new MemDevice(META_BLOCKS * LG_SIZE, { name: "meta" });
-  const data = new MemDevice(DATA_BLOCKS * 4096, { name: "data" });
+/** Makes the volume. Deterministic. A mount wants more room than the format does. */
+export function makeSample(size = SIZE): SampleVolume {
+  const meta = new MemDevice(size.metaBlocks * LG_SIZE, { name: "meta" });
+  const data = new MemDevice(size.dataBlocks * 4096, { name: "data" });
   const b = new VolumeBuilder(meta, data, {
     fsid: SAMPLE_FSID,
-    metaBlocks: META_BLOCKS,
-    dataBlocks: DATA_BLOCKS,
+    ...size,
     maxItems: 8,
     maxEntries: 6,
   });
-  new SampleWriter(b, meta).write();
+  new SampleWriter(b, meta, size.dataBlocks).write();
   return { meta, data };
 }
 
@@ -206,7 +204,11 @@ class SampleWriter {
   /** Leaves of a tree that is being freed. */
   readonly freedLeaves: number[] = [];
 
-  constructor(private readonly b: VolumeBuilder, private readonly meta: MemDevice) {
+  constructor(
+    private readonly b: VolumeBuilder,
+    private readonly meta: MemDevice,
+    private readonly dataBlocks: number,
+  ) {
     b.hole(2);
     this.fsRoot = b.tree(this.stages[0].items(100));
     b.hole(5);
@@ -228,7 +230,7 @@ class SampleWriter {
     sb.serverMetaFreed(1).copyFrom(b.list(b.take(9), 3));
     const used = [...stages[2].usedData(), ...this.dataAvail, ...this.dataFreed];
     b.hole(3);
-    b.finish(freeData(DATA_BLOCKS, used));
+    b.finish(freeData(this.dataBlocks, used));
   }
 
   #client(): BuildItem {

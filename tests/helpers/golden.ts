@@ -41,6 +41,10 @@ function whyNot(): string | undefined {
 }
 
 const reason = whyNot();
+
+/** Whether the golden images can be had here. */
+export const hasGolden = (): boolean => reason === undefined;
+
 let saidWhy = false;
 
 /** `Deno.test` for what needs the golden images: ignored, with one line why, where they are absent. */

@@ -27,6 +27,8 @@ export interface FreeBlocksOptions {
   readonly conflicts: ReadonlySet<number>;
   /** Free blocks that belong to a list which stays. */
   readonly kept: ReadonlySet<number>;
+  /** Blocks that nobody claims but that are free all the same, ascending. */
+  readonly blank: readonly number[];
 }
 
 export class FreeBlocks implements MetaAllocator {
@@ -51,8 +53,12 @@ export class FreeBlocks implements MetaAllocator {
       this.available += len;
     };
     const holes = [...conflicts, ...kept].filter((b) => free(owners.of(b))).sort((a, b) => a - b);
-    let hole = 0;
+    let hole = 0, nextBlank = 0;
+    const { blank } = options;
     owners.forEachRun(META_DEV_START_BLKNO, (start, len, kind) => {
+      while (nextBlank < blank.length && (blank[nextBlank] as number) < start + len) {
+        add(blank[nextBlank++] as number, 1);
+      }
       if (kind !== KIND_FREE && !(complete && kind === KIND_NOBODY)) return;
       let from = start;
       const end = start + len;

@@ -46,6 +46,7 @@ import { assert, FsError } from "../../errors.ts";
 import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
 import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
+import { findBlankBlocks } from "./blank_blocks.ts";
 import { BlockPool, FreeBlocks, type Run } from "./free_blocks.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
@@ -97,6 +98,7 @@ export class Round {
     this.alloc = new FreeBlocks(cx.owners, {
       complete: options.complete,
       conflicts: options.conflicts,
+      blank: options.complete ? [] : findBlankBlocks(cx),
       kept: this.#entriesOf(items.merge.completions.map(({ c }) => c)),
     });
     this.t = { cache: this.cache, writer: this.writer, alloc: this.alloc };

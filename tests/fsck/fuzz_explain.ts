@@ -1,0 +1,192 @@
+/**
+ * Why a check may say nothing about a damaged volume: each byte that was changed lies where nothing
+ * refers to, in a field of the lists of those that cannot matter, or in an item that no reader sees.
+ * This looks at the undamaged volume's structures, not at what the checker does.
+ */
+
+import {
+  type BlockBytes,
+  blockLevel,
+  firstItem,
+  itemFlags,
+  itemKey,
+  itemValLen,
+  itemValOff,
+  nextItem,
+  nrItems,
+} from "../../format/btree_block.ts";
+import {
+  BTREE_HEADER_BYTES,
+  BTREE_ITEM_BYTES,
+  LEAF_ITEM_HASH_OFF,
+  LG_SIZE,
+  MAGIC_ALLOC_LIST,
+  MAGIC_BLOOM,
+  MAGIC_BTREE,
+  MAGIC_SRCH_BLOCK,
+  MAGIC_SRCH_PARENT,
+  QUORUM_BLKNO,
+  SM_SIZE,
+  SUPER_BLKNO,
+} from "../../format/constants.ts";
+import type { Device } from "../../fs/device.ts";
+import { VolumeReader } from "../../fs/reader.ts";
+import { openVolume } from "../../fs/volume.ts";
+import { CANNOT_MATTER } from "../check/cannot_matter.ts";
+import { fieldAt, VALUES } from "../check/corpus.ts";
+import { SeededRandom } from "../helpers/sim_reactor.ts";
+import { treeBlocks } from "./damage.ts";
+import type { Image } from "./fuzz_device.ts";
+import { SILENT, UNSEEN } from "./silent.ts";
+
+type Reasons = readonly (readonly [pattern: RegExp, reason: string])[];
+
+/** Of SILENT, what is about which version of an item a reader sees: here that is looked up. */
+const ALL: Reasons = [...CANNOT_MATTER, ...SILENT, ...UNSEEN]
+  .filter(([pattern]) => !/hides|fs_root 16\\\.4/.test(pattern.source));
+
+/** What a change of several bytes of one field may be like. */
+const HOWS = ["+1", "top bit", "ones", "zero", "changed"];
+
+const UNUSED = "unused bytes";
+
+/** Bytes of items that only their user knows. */
+const USERS: Reasons = [
+  [/^16\.8 bytes$/, "the value of an attribute"],
+  [/^16\.24 bytes$/, "the target of a symlink"],
+];
+
+/** The items of a volume as a reader sees them, values as text. */
+export function resolvedItems(meta: Device, data: Device): Map<string, string> {
+  const reader = new VolumeReader(openVolume(meta, data), new SeededRandom(1));
+  const items = new Map<string, string>();
+  for (const { key, val } of reader.items()) items.set(key.toString(), val.join());
+  return items;
+}
+
+export class Explainer {
+  readonly #trees: ReadonlyMap<number, string>;
+  #items: Map<string, string> | undefined;
+
+  #at = -1;
+  #block: BlockBytes = { buf: new Uint8Array(0), v: new DataView(new ArrayBuffer(0)) };
+
+  /** `image` holds the undamaged metadata device, as `meta` does. */
+  constructor(
+    private readonly image: Image,
+    private readonly meta: Device,
+    private readonly data: Device,
+  ) {
+    this.#trees = new Map(
+      treeBlocks(meta).map(({ tree, blkno }) => [blkno, tree.replace(/^(open|finalized) /, "")]),
+    );
+  }
+
+  /** What readers see differently, as fields; null when they see the volume as it was. */
+  seen(meta: Device, data: Device): string[] {
+    const before = this.#items ??= resolvedItems(this.meta, this.data);
+    const now = resolvedItems(meta, data), differing = new Set<string>();
+    for (const key of new Set([...before.keys(), ...now.keys()])) {
+      const a = before.get(key), b = now.get(key);
+      if (a === b) continue;
+      const [zone, , type] = key.split(".");
+      const kind = `${zone}.${type}`, struct = VALUES[kind];
+      if (a === undefined || b === undefined) {
+        differing.add(`${kind} item ${key}: ${a === undefined ? "again" : "missing"}`);
+        continue;
+      }
+      const x = a.split(","), y = b.split(",");
+      if (x.length !== y.length) differing.add(`${kind} length`);
+      x.forEach((byte, i) => {
+        if (byte === y[i]) return;
+        const path = struct === undefined || isPart(kind, key) ? null : fieldAt(struct, i);
+        differing.add(path === null ? `${kind} bytes` : `${kind} ${struct}.${path}`);
+      });
+    }
+    return [...differing];
+  }
+
+  /** Why a change of one byte of the metadata device says nothing to a check; null when it must. */
+  byte(off: number, itemsAsBefore: boolean): string | null {
+    const name = this.nameOf(off);
+    if (name === UNUSED) return name;
+    if (itemsAsBefore && /^(fs_root|log tree) \d/.test(name)) return "an item that no reader sees";
+    return reasonOf(name);
+  }
+
+  /** The structure and field at a byte of the metadata device. */
+  nameOf(off: number): string {
+    const small = Math.floor(off / SM_SIZE);
+    if (small === SUPER_BLKNO) return field("meta", "super_block", off % SM_SIZE);
+    if (small >= QUORUM_BLKNO && small < QUORUM_BLKNO + 16) {
+      return field(`slot ${small - QUORUM_BLKNO}`, "quorum_block", off % SM_SIZE);
+    }
+    const blkno = Math.floor(off / LG_SIZE), at = off % LG_SIZE;
+    if (this.#at !== blkno) {
+      const buf = this.image.block(blkno);
+      this.#block = { buf, v: new DataView(buf.buffer, buf.byteOffset, buf.length) };
+      this.#at = blkno;
+    }
+    const b = this.#block;
+    const u32 = (o: number) => b.v.getUint32(o, true);
+    switch (u32(4)) {
+      case MAGIC_BTREE:
+        return this.#inTree(b, this.#trees.get(blkno) ?? "tree", at);
+      case MAGIC_ALLOC_LIST: {
+        const inUse = at < 56 || at >= 56 + 8 * u32(48) && at < 56 + 8 * (u32(48) + u32(52));
+        return inUse ? field("list", "alloc_list_block", at) : UNUSED;
+      }
+      case MAGIC_BLOOM:
+        return field("bloom", "bloom_block", at);
+      case MAGIC_SRCH_BLOCK:
+        return at < 112 + u32(108) ? field("search", "srch_block", at) : UNUSED;
+      case MAGIC_SRCH_PARENT:
+        return field("search", "srch_parent", at);
+      default:
+        return UNUSED;
+    }
+  }
+
+  #inTree(b: BlockBytes, tree: string, at: number): string {
+    const level = blockLevel(b);
+    if (at < BTREE_HEADER_BYTES) return field(`${tree} level ${level}`, "btree_block", at);
+    if (level === 0 && at >= LEAF_ITEM_HASH_OFF) return `${tree} leaf hash`;
+    const inItems = at < BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * nrItems(b);
+    for (let i = firstItem(b); i !== 0; i = nextItem(b, i)) {
+      const key = itemKey(b, i), off = itemValOff(b, i);
+      const kind = level > 0 ? "parent" : `${key.zone}.${key.type}`;
+      if (inItems && at >= i && at < i + BTREE_ITEM_BYTES) {
+        return field(`${tree} ${kind}`, "btree_item", at - i);
+      }
+      if (at < off || at >= off + itemValLen(b, i)) continue;
+      const struct = level > 0 ? "block_ref" : VALUES[kind];
+      const deletion = itemFlags(b, i) === 1 ? " (deletion)" : "";
+      if (struct === undefined) return `${tree} ${kind} value${deletion}`;
+      return field(`${tree} ${kind}`, struct, at - off);
+    }
+    return UNUSED;
+  }
+}
+
+/** A further part of an attribute, which has no header. */
+const isPart = (kind: string, key: string): boolean => kind === "16.8" && !key.endsWith(".0");
+
+function field(label: string, struct: string, off: number): string {
+  const path = fieldAt(struct, off);
+  return path === null ? UNUSED : `${label} ${struct}.${path}`;
+}
+
+/** The reason why readers may see an item differently, as `Explainer.seen` names it. */
+export function seenReason(name: string): string | null {
+  const user = USERS.find(([pattern]) => pattern.test(name));
+  return user?.[1] ?? reasonOf(`log tree ${name}`) ?? reasonOf(`fs_root ${name}`);
+}
+
+/** The reason on the lists for a change of this name; null when there is none. */
+export function reasonOf(name: string): string | null {
+  for (const how of HOWS) {
+    const found = ALL.find(([pattern]) => pattern.test(`${name} ${how}`));
+    if (found !== undefined) return found[1];
+  }
+  return null;
+}
