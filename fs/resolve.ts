@@ -40,9 +40,14 @@ export class ItemTrees {
   readonly #t: Tree;
   readonly #trees: SourceTree[];
 
-  constructor(cache: BlockCache, superBlock: SuperBlock) {
+  /** `logTrees`: item trees to use instead of those that logs_root names; totals are left out. */
+  constructor(cache: BlockCache, superBlock: SuperBlock, logTrees?: readonly BtreeRoot[]) {
     this.#t = { cache };
     this.#trees = [{ source: "fs", root: superBlock.fsRoot }];
+    if (logTrees !== undefined) {
+      for (const root of logTrees) this.#trees.push({ source: "log", root });
+      return;
+    }
     const mergeSeq = this.#mergeSeq(superBlock.logMerge);
     forEachLogTree(this.#t, superBlock.logsRoot, (lt) => {
       if (lt.itemRoot.height === 0) return;

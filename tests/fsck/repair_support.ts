@@ -157,8 +157,17 @@ export function manifest(meta: Device, data: Device): Map<string, string> {
 }
 
 function contentOf(reader: VolumeReader, ino: number, size: number): string {
-  for (const e of reader.extents(ino)) if (e.offline) return "offline";
-  return String(fnv1a64(reader.read(ino, 0, size)));
+  // Holes are left out: files can be larger than memory.
+  const runs: { at: number; end: number }[] = [];
+  for (const e of reader.extents(ino)) {
+    if (e.offline) return "offline";
+    const at = e.start * SM_SIZE, end = Math.min(at + e.length * SM_SIZE, size), last = runs.at(-1);
+    if (at >= end) continue;
+    if (last !== undefined && last.end === at) last.end = end;
+    else runs.push({ at, end });
+  }
+  const hashes = runs.map(({ at, end }) => `${at}:${fnv1a64(reader.read(ino, at, end - at))}`);
+  return hashes.join(" ");
 }
 
 /** Changes blocks in place, with right checksums. */

@@ -3,10 +3,13 @@
  * of one image, each costing only its changed pages.
  */
 
+import { Buffer } from "node:buffer";
 import type { Device } from "../../fs/device.ts";
 
 const PAGE = 4096;
 const BLOCK = 65536;
+/** What the holes of a sparse image hold, once. */
+const ZEROS = new Uint8Array(BLOCK);
 
 export class OverlayDevice implements Device {
   readonly #pages = new Map<number, Uint8Array>();
@@ -94,7 +97,7 @@ export class ImageCache implements Device {
     if (block === undefined) {
       const into = this.#buffer.subarray(0, Math.min(BLOCK, this.size - index * BLOCK));
       this.base.read(into, index * BLOCK);
-      block = into.slice();
+      block = Buffer.compare(into, ZEROS) === 0 ? ZEROS : into.slice();
       this.#blocks.set(index, block);
     }
     return block;

@@ -8,9 +8,12 @@
 
 import type { ProblemCode } from "../problems.ts";
 import type { Problem } from "../report.ts";
+import type { Run } from "./free_blocks.ts";
 
 /** Problems that are kept for mending in one round. */
 const LIMIT = 300_000;
+/** Runs of leaked data blocks that are remembered. */
+const LEAK_LIMIT = 500_000;
 /** Conflicting blocks beyond which there is nothing left to trust. */
 const CONFLICT_LIMIT = 4_000_000;
 
@@ -48,6 +51,10 @@ const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "btree-parent",
 ]);
 
+/** Reads of structures that say which metadata blocks are free; data space is another matter. */
+const LISTING =
+  /^(list block of |free in |server_meta|meta_avail|meta_freed|meta_alloc|merge item )/;
+
 const isSearch = (what: string): boolean =>
   /^(search |output of compaction|input \d+ of compaction)/.test(what);
 
@@ -58,6 +65,12 @@ export class Findings {
   readonly serverTrees = new Set<string>();
   /** Some blocks in use may not have been found. */
   incomplete = false;
+  /** Every free metadata block has been found. */
+  freeKnown = true;
+  /** Log trees may be missing: items of logs_root are. */
+  logTreesLost = false;
+  /** Data blocks that are neither free nor a file's. */
+  readonly dataLeaks: Run[] = [];
   /** Greatest number of an inode that next_ino would give again, 0 if there is none. */
   greatestIno = 0;
   /** What is wrong with each bad block. */
@@ -74,7 +87,17 @@ export class Findings {
     }
     if (SERVER_TREES.has(what) && code !== "merge") {
       this.serverTrees.add(what);
-      if (HIDING.has(code)) this.incomplete = true;
+      if (HIDING.has(code)) {
+        this.incomplete = true;
+        if (what !== "mounted_clients") this.freeKnown = false;
+        if (what === "logs_root") this.logTreesLost = true;
+      }
+    }
+    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && LISTING.test(what)) {
+      this.freeKnown = false;
+    }
+    if (code === "data-leak" && this.dataLeaks.length < LEAK_LIMIT) {
+      this.dataLeaks.push({ start: Number(values["start"]), len: Number(values["len"]) });
     }
     if (isSearch(what) && HIDING.has(code) || code === "srch-file") this.incomplete = true;
     if (code.startsWith("block-") || code.startsWith("btree-")) {

@@ -29,6 +29,20 @@ export interface FreeBlocksOptions {
   readonly kept: ReadonlySet<number>;
   /** Blocks that nobody claims but that are free all the same, ascending. */
   readonly blank: readonly number[];
+  /** Free blocks with copies that are not written now, as far as others are free. */
+  readonly spared: readonly number[];
+}
+
+/** Of the free blocks at most this share is spared. */
+const SPARED_SHARE = 1 / 4;
+
+/** Those of `blknos` that leave most of the free blocks to write to. */
+function mostOf(owners: BlockOwners, blknos: readonly number[]): Set<number> {
+  let free = 0;
+  owners.forEachRun(META_DEV_START_BLKNO, (_, len, kind) => {
+    if (kind === KIND_FREE) free += len;
+  });
+  return new Set(blknos.slice(0, Math.floor(free * SPARED_SHARE)));
 }
 
 export class FreeBlocks implements MetaAllocator {
@@ -44,7 +58,9 @@ export class FreeBlocks implements MetaAllocator {
   available = 0;
 
   constructor(owners: BlockOwners, options: FreeBlocksOptions) {
-    const { complete, conflicts, kept } = options;
+    const { complete, kept } = options;
+    const spared = mostOf(owners, options.spared);
+    const conflicts = options.conflicts.union(spared);
     const free = (o: number) => owners.isFree(o) || complete && o === NOBODY;
     const add = (start: number, len: number) => {
       if (len === 0) return;

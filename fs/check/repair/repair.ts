@@ -14,7 +14,7 @@ import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
 import { type CheckOptions, type CheckResult, isSound, type Report, runCheck } from "../check.ts";
-import type { BadBlock } from "../context.ts";
+import type { BadBlock, CheckContext } from "../context.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import { copyExtent, freeDataRuns } from "./data_space.ts";
@@ -23,12 +23,15 @@ import { Findings, isItemTree } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
 import { ItemPatch, parseKey } from "./item_patch.ts";
 import { Round } from "./round.ts";
+import { expectedHole, findLooseLeaves, type Hole, type LooseLeaf } from "./lost_blocks.ts";
+import { salvage } from "./salvage.ts";
 import { type ServerTree, ServerTrees } from "./server_trees.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { SEQ_LIMIT } from "./round.ts";
 import { mendDataSuper, mendMetaSuper, mendSlots } from "./supers.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
-import type { Key } from "../../../format/key.ts";
+import { BTREE_MAX_HEIGHT } from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 
@@ -186,10 +189,15 @@ class Repair {
     const rootLost = findings.problems.some((p) =>
       p.code === "root-height" && isItemTree(String(p.values["what"]))
     );
+    const merging = items.merge.completions.length > 0;
+    const loose = this.#searchLost(cx, findings, allowed, merging);
+    const live = loose.some((leaf) => leaf.live);
     const round = new Round(cx, items, {
       random: this.options.random,
-      complete: !findings.incomplete && !lostParent && !rootLost,
+      complete: !findings.incomplete && !lostParent && !rootLost && !live,
       conflicts: findings.conflicts,
+      spared: loose.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
+        .map(({ blkno }) => blkno),
     });
     for (const slot of quorumSlots(allowed)) {
       resetSlot(this.meta, cx.sb.hdr.fsid, slot);
@@ -202,7 +210,9 @@ class Repair {
       this.options.log?.("what crashed mounts had left behind was taken back");
     }
     this.#mendServerTrees(servers, findings, allowed);
-    const structure = this.#mendItemTrees(round, servers, findings, allowed);
+    const holes = wholeHoles(cx, findings, allowed);
+    const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose);
+    this.#salvage(round, servers, holes, loose, findings);
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
@@ -273,12 +283,51 @@ class Repair {
     }
   }
 
+  /** Looks for what lost blocks of item trees held, if any are to be mended. */
+  #searchLost(
+    cx: CheckContext,
+    findings: Findings,
+    allowed: readonly Problem[],
+    merging: boolean,
+  ): LooseLeaf[] {
+    const holes = wholeHoles(cx, findings, allowed);
+    for (const bad of cx.badBlocks) {
+      if (!isItemTree(bad.tree) || !this.#mayMend(bad, findings)) continue;
+      const hole = expectedHole(cx, bad);
+      if (hole !== null) holes.push(hole);
+    }
+    if (holes.length === 0) return [];
+    const { onProgress } = this.options, { freeKnown } = findings;
+    return findLooseLeaves(cx, holes, freeKnown, merging, (blocks, total) => {
+      const share = blocks / total, bytesRead = cx.source.bytesRead;
+      if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
+    });
+  }
+
+  #salvage(
+    round: Round,
+    servers: ServerTrees,
+    holes: readonly Hole[],
+    loose: readonly LooseLeaf[],
+    findings: Findings,
+  ): void {
+    const { leaves, staleItems } = salvage(round, servers, holes, loose, findings.dataLeaks);
+    if (leaves > 0) this.options.log?.(`${leaves} leaves that nothing led to were found`);
+    if (staleItems > 0) {
+      this.options.log?.(
+        `${staleItems} items were taken from older copies of lost blocks: they may be out of date`,
+      );
+    }
+  }
+
   /** Writes anew what is damaged in fs_root and log trees; false if nothing is. */
   #mendItemTrees(
     round: Round,
     servers: ServerTrees,
     findings: Findings,
     allowed: readonly Problem[],
+    holes: Hole[],
+    copies: readonly LooseLeaf[],
   ): boolean {
     const unwanted = Map.groupBy(
       allowed.filter(({ code, values }) =>
@@ -308,12 +357,18 @@ class Repair {
       const keys = keysOf(items), late = lateVersions(items);
       if (bad.length + keys.length + late.length === 0 && !rootBad(what)) return;
       const log = what !== "fs_root";
-      const damage = { bad, unwanted: keys, late, newest, log };
-      const { lostBlocks, unusable } = rewriteTree(round, root, damage);
+      const damage = { bad, unwanted: keys, late, newest, log, name: what, copies };
+      const { lostBlocks, unusable, doubtful, holes: left } = rewriteTree(round, root, damage);
       any = true;
+      for (const hole of left) holes.push(hole);
       if (log) servers.touch("logs_root");
       if (lostBlocks > 0) this.options.log?.(`${what}: ${lostBlocks} blocks were lost`);
       if (unusable > 0) this.options.log?.(`${what}: ${unusable} items were lost`);
+      if (doubtful > 0) {
+        this.options.log?.(
+          `${what}: ${doubtful} items of blocks with a wrong checksum were kept: they may be wrong`,
+        );
+      }
     };
     if (round.fsRootIsOurs) {
       mend("fs_root", badOf("fs_root"), "fs_root", round.sb.fsRoot, round.newest);
@@ -404,6 +459,23 @@ class Repair {
     round.dataRuns = free.filter(({ len }) => len > 0);
     return done.size > 0;
   }
+}
+
+/** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
+function wholeHoles(cx: CheckContext, findings: Findings, allowed: readonly Problem[]): Hole[] {
+  const holes: Hole[] = [];
+  const whole = (tree: string) =>
+    holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
+  // fs_root has at least the root inode.
+  if (cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode")) whole("fs_root");
+  if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
+    whole("log trees");
+  }
+  for (const { code, values } of allowed) {
+    const what = String(values["what"]);
+    if (code === "root-height" && isItemTree(what)) whole(what);
+  }
+  return holes;
 }
 
 /** A merge that cannot be ended as it stands. */

@@ -62,6 +62,8 @@ export interface RoundOptions {
   readonly complete: boolean;
   /** Blocks about which claims contradict each other. */
   readonly conflicts: ReadonlySet<number>;
+  /** Free blocks that hold copies of something lost, the best first: written last, if at all. */
+  readonly spared: readonly number[];
 }
 
 export class Round {
@@ -99,6 +101,7 @@ export class Round {
       complete: options.complete,
       conflicts: options.conflicts,
       blank: options.complete ? [] : findBlankBlocks(cx),
+      spared: options.spared,
       kept: this.#entriesOf(items.merge.completions.map(({ c }) => c)),
     });
     this.t = { cache: this.cache, writer: this.writer, alloc: this.alloc };

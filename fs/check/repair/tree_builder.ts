@@ -1,6 +1,7 @@
 /**
  * Building a btree from items in key order (03 §6.1): leaves are filled one after the other, parents
- * grow above them. Every block is new, so what is built never touches what it replaces.
+ * grow above them. Every block is new, so what is built never touches what it replaces; leaves that
+ * are there already can become part of the tree as they are.
  */
 
 import type { BtreeRoot } from "../../../format/btree.ts";
@@ -28,8 +29,10 @@ export function newTreeBlock(t: WriteTree, level: number): { block: Block; ref: 
 }
 
 export class TreeBuilder {
-  readonly #levels: Level[] = [];
+  readonly #levels: (Level | undefined)[] = [];
   #previous: Key | null = null;
+  /** A leaf as it is, not in its parent yet: the last one's bound is all-ones. */
+  #leaf: { ref: Uint8Array; last: Key } | null = null;
 
   constructor(private readonly t: WriteTree) {}
 
@@ -38,7 +41,27 @@ export class TreeBuilder {
     const before = this.#previous;
     assert(before === null || before.compare(key) < 0, "items of a new tree are out of order");
     this.#previous = key;
+    this.#settleLeaf();
     this.#put(0, key, val, seq, flags);
+  }
+
+  /** Adds a leaf as it is, with its least and greatest key. */
+  addLeaf(ref: BlockRef, first: Key, last: Key): void {
+    const before = this.#previous;
+    assert(before === null || before.compare(first) < 0, "leaves of a new tree are out of order");
+    this.#previous = last;
+    this.#settleLeaf();
+    const open = this.#levels[0];
+    if (open !== undefined) this.#close(0, open, open.last);
+    this.#levels[0] = undefined;
+    this.#leaf = { ref: ref.bytes.slice(), last };
+  }
+
+  #settleLeaf(): void {
+    const leaf = this.#leaf;
+    if (leaf === null) return;
+    this.#leaf = null;
+    this.#put(1, leaf.last, leaf.ref, 0, 0);
   }
 
   #put(level: number, key: Key, val: Uint8Array, seq: number, flags: number): void {
@@ -66,8 +89,16 @@ export class TreeBuilder {
   /** Ends the tree; `root` becomes its root. */
   finish(root: BtreeRoot): void {
     root.zero();
+    const leaf = this.#leaf;
+    if (leaf !== null && this.#levels.length <= 1) {
+      root.ref.bytes.set(leaf.ref);
+      root.height = 1;
+      return;
+    }
+    if (leaf !== null) this.#put(1, Key.ONES, leaf.ref, 0, 0);
     for (let level = 0; level < this.#levels.length; level++) {
-      const at = this.#levels[level] as Level;
+      const at = this.#levels[level];
+      if (at === undefined) continue;
       if (level === this.#levels.length - 1) {
         root.ref.set(at.block.blkno, at.block.seqHi, at.block.seqLo);
         root.height = level + 1;

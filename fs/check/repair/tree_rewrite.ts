@@ -3,7 +3,8 @@
  * else is kept as it is.
  *
  * A block that can be read as what it should be is copied with the items that can be believed: their
- * key lies in the block's range and their value in the block. One that cannot is left out of its
+ * key lies in the block's range and their value in the block, and what they say of themselves is right
+ * (believable.ts); a sound older copy of the same version is better. One that cannot is left out of its
  * parent; the keys that it covered belong to its right neighbour's range afterwards, or, at the
  * right edge of a block, to the left one's. Items under given keys can be left out too.
  *
@@ -13,6 +14,7 @@
 import type { BtreeRoot } from "../../../format/btree.ts";
 import {
   blockLevel,
+  findLeafItem,
   hasRoom,
   insertItem,
   itemFlags,
@@ -38,11 +40,14 @@ import {
   type RawBlock,
   type Ref,
 } from "../source.ts";
-import type { Hole } from "./lost_blocks.ts";
+import { believableItems } from "./believable.ts";
+import type { Hole, LooseLeaf } from "./lost_blocks.ts";
 import { type Round, SEQ_LIMIT } from "./round.ts";
 import { newTreeBlock } from "./tree_builder.ts";
 
 const REF_BYTES = 16;
+/** Older copies that are looked at for one torn leaf. */
+const MOST_COPIES = 16;
 
 export interface Damage {
   /** Bad blocks of this tree. */
@@ -57,6 +62,8 @@ export interface Damage {
   readonly log: boolean;
   /** What holes in it are called. */
   readonly name: string;
+  /** Leaves that nothing refers to: older copies, among others. */
+  readonly copies: readonly LooseLeaf[];
 }
 
 export interface RewriteResult {
@@ -64,7 +71,7 @@ export interface RewriteResult {
   lostBlocks: number;
   /** Items left out because they were unwanted. */
   dropped: number;
-  /** Items left out because their numbers are impossible. */
+  /** Items left out because their numbers are impossible, or they cannot be believed. */
   unusable: number;
   /** Items kept although the checksum of their block is wrong: their values may be. */
   doubtful: number;
@@ -167,6 +174,8 @@ class Rewriter {
     const order = new Uint16Array(MAX_ITEMS);
     const n = itemOrder(b, lo, hi, order);
     const torn = this.round.cx.source.judge(b, at, MAGIC_BTREE) !== 0;
+    const believed = torn ? believableItems(b, order, n, this.round.cx.dataBlocks) : null;
+    const copies = torn ? this.#copiesOf(lo, hi) : [];
     const unusable = this.result.unusable;
     const { block, ref } = newTreeBlock(this.round.t, 0);
     for (let i = 0; i < n; i++) {
@@ -179,29 +188,54 @@ class Rewriter {
       const seq = isExact(stored) && stored < SEQ_LIMIT ? stored : this.damage.newest;
       const deletion = itemFlags(b, item) === ITEM_FLAG_DELETION;
       const len = itemValLen(b, item);
-      const usable = hasRoom(block, len) &&
+      const copy = sameVersion(copies, key, stored);
+      if (copy !== null && hasRoom(block, copy.val.length)) {
+        insertItem(block, key, seq, copy.flags, copy.val);
+        continue;
+      }
+      const usable = believed?.has(item) !== false && hasRoom(block, len) &&
         (itemFlags(b, item) === 0 || deletion && len === 0 && this.damage.log);
       if (usable) insertItem(block, key, seq, deletion ? ITEM_FLAG_DELETION : 0, itemVal(b, item));
       else this.result.unusable++;
       if (usable && torn) this.result.doubtful++;
     }
+    for (const copy of copies) this.round.cx.source.release(copy);
     if (this.result.unusable > unusable || torn && checkBtreeShape(b) !== null) {
       this.#hole(0, lo, hi);
     }
     return ref.bytes;
   }
 
+  /** The newest leaves that nothing refers to, of keys in [lo, hi]; buffers to give back. */
+  #copiesOf(lo: Key, hi: Key): RawBlock[] {
+    const { source } = this.round.cx;
+    const near = this.damage.copies.filter((leaf) =>
+      leaf.first.compare(hi) <= 0 && leaf.last.compare(lo) >= 0
+    ).sort((a, b) => b.newest - a.newest).slice(0, MOST_COPIES);
+    const blocks: RawBlock[] = [];
+    for (const leaf of near) {
+      const b = source.acquire();
+      if (source.read(b, leaf, MAGIC_BTREE) === 0) blocks.push(b);
+      else source.release(b);
+    }
+    return blocks;
+  }
+
   #parent(b: RawBlock, level: number, lo: Key, hi: Key): Child {
     const order = new Uint16Array(MAX_ITEMS);
     const n = itemOrder(b, lo, hi, order);
     const children: { key: Key; val: Uint8Array }[] = [];
-    let from = lo;
+    let from = lo, whole = checkBtreeShape(b) === null;
     for (let i = 0; i < n; i++) {
       const item = order[i] as number;
       // The last child reaches to the end of the block's range, whatever its key says.
       const key = i === n - 1 ? hi : itemKey(b, item);
-      if (key.compare(from) < 0 || key.compare(hi) > 0) continue;
-      if (itemValLen(b, item) !== REF_BYTES) continue;
+      const usable = key.compare(from) >= 0 && key.compare(hi) <= 0 &&
+        itemValLen(b, item) === REF_BYTES;
+      if (!usable) {
+        whole = false;
+        continue;
+      }
       const v = viewOf(itemVal(b, item));
       const ref = {
         blkno: rawU64(v, 0),
@@ -212,6 +246,7 @@ class Rewriter {
       from = key.inc();
       if (val !== null) children.push({ key, val });
     }
+    if (!whole) this.#hole(level, lo, hi);
     const last = children.at(-1);
     if (last === undefined) return null;
     const { block, ref } = newTreeBlock(this.round.t, level);
@@ -220,6 +255,20 @@ class Rewriter {
     }
     return ref.bytes;
   }
+}
+
+/** An item as a sound block has it, of this version: equal versions are equal (01 §12.2). */
+function sameVersion(
+  copies: readonly RawBlock[],
+  key: Key,
+  seq: number,
+): { flags: number; val: Uint8Array } | null {
+  for (const b of copies) {
+    const item = findLeafItem(b, key);
+    if (item === 0 || rawU64(b.v, item + 40) !== seq || seq === 0) continue;
+    return { flags: itemFlags(b, item), val: itemVal(b, item) };
+  }
+  return null;
 }
 
 /**

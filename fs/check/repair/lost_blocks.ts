@@ -1,0 +1,158 @@
+/**
+ * Leaves of item trees that no tree refers to: found by reading every block that is not in use.
+ *
+ * When a parent or a root is lost, what was below it is intact but unreachable. Copy on write says
+ * which blocks that is (01 §5.4): whatever the stable super block leads to is in no free list, so a
+ * leaf that is neither referenced nor free belongs to what was lost. Such a leaf is `live`. A leaf in
+ * a free block is an older copy; it can only help where the newer one is gone.
+ *
+ * Relies on: a check of this volume (owners of all blocks).
+ * Guarantees: a leaf that is handed out has the right checksum, fsid, magic, number and shape; a live
+ * one lies wholly within one hole.
+ */
+
+import { firstItem, itemKey, itemSeq, lastItem, nextItem } from "../../../format/btree_block.ts";
+import {
+  LG_SIZE,
+  MAGIC_BTREE,
+  META_DEV_START_BLKNO,
+  SM_SIZE,
+  ZONE_FS,
+  ZONE_INODE_INDEX,
+  ZONE_LOG_MERGE_COMPLETE,
+} from "../../../format/constants.ts";
+import { checkBtreeShape } from "../../../format/btree_verify.ts";
+import { blockCrcOk } from "../../../format/crc32c.ts";
+import { Key } from "../../../format/key.ts";
+import { DeviceError } from "../../errors.ts";
+import { checkBlock } from "../btree_check.ts";
+import type { BadBlock, CheckContext } from "../context.ts";
+import { KIND_NOBODY, KIND_USED } from "../owners.ts";
+import { rawU64, viewOf } from "../raw.ts";
+import type { RawBlock } from "../source.ts";
+import { SEQ_LIMIT } from "./round.ts";
+
+/** Owners of leaves that a completed request of a merge leads to (01 §13.4). */
+const isMerged = (owner: string): boolean =>
+  owner.startsWith(`merge item ${ZONE_LOG_MERGE_COMPLETE}.`);
+
+/** Keys of a tree that can be read no more, because a block of `level` is lost. */
+export interface Hole {
+  /** "fs_root", or any other name for log trees. */
+  readonly tree: string;
+  readonly level: number;
+  readonly lo: Key;
+  readonly hi: Key;
+}
+
+export interface LooseLeaf {
+  readonly blkno: number;
+  readonly seqLo: number;
+  readonly seqHi: number;
+  readonly first: Key;
+  readonly last: Key;
+  /** Greatest version of its items. */
+  readonly newest: number;
+  /** Part of what was lost, not an older copy. */
+  readonly live: boolean;
+}
+
+export const holds = (hole: Hole, key: Key): boolean =>
+  key.compare(hole.lo) >= 0 && key.compare(hole.hi) <= 0;
+
+/** The hole that a bad block may leave when its tree is written anew; null if it can be believed. */
+export function expectedHole(cx: CheckContext, bad: BadBlock): Hole | null {
+  const { level, lo, hi } = bad;
+  if (!bad.lost) {
+    const b = cx.source.acquire();
+    const rules = cx.source.read(b, bad.ref, MAGIC_BTREE);
+    const whole = (level > 0 || rules === 0) && checkBtreeShape(b) === null;
+    cx.source.release(b);
+    if (whole) return null;
+  }
+  return { tree: bad.tree, level, lo, hi };
+}
+
+/**
+ * Leaves that can fill `holes`. `freeKnown`: every free block is in a list or extent that could be
+ * read, so that blocks in none of them are in use. `merging`: a merge has results that are not part
+ * of fs_root yet; their leaves stand for those that they replace, as the merge will be given up.
+ * `onRead` is told of blocks read, of how many.
+ */
+export function findLooseLeaves(
+  cx: CheckContext,
+  holes: readonly Hole[],
+  freeKnown: boolean,
+  merging: boolean,
+  onRead: (blocks: number, total: number) => void,
+): LooseLeaf[] {
+  const found: LooseLeaf[] = [];
+  const runs: { start: number; len: number; inUse: boolean }[] = [];
+  let total = 0, done = 0;
+  const add = (start: number, len: number, inUse: boolean) => {
+    runs.push({ start, len, inUse });
+    total += len;
+  };
+  const { owners } = cx;
+  owners.forEachRun(META_DEV_START_BLKNO, (start, len, kind) => {
+    if (kind !== KIND_USED) add(start, len, kind === KIND_NOBODY && freeKnown);
+    else if (merging) {
+      for (let blkno = start; blkno < start + len; blkno++) {
+        if (isMerged(owners.name(owners.of(blkno)))) add(blkno, 1, true);
+      }
+    }
+  });
+  const head = cx.meta.allocBuffer(SM_SIZE), v = viewOf(head), b = cx.source.acquire();
+  for (const { start, len, inUse } of runs) {
+    for (let blkno = start; blkno < start + len; blkno++) {
+      onRead(done++, total);
+      if (!readHead(cx, head, blkno) || !looksLikeLeaf(cx, v, blkno)) continue;
+      if (!cx.source.readRaw(b, blkno)) continue;
+      const leaf = looseLeaf(b, blkno, holes, inUse);
+      if (leaf !== null) found.push(leaf);
+    }
+  }
+  cx.source.release(b);
+  return found;
+}
+
+/** The first 4 KiB of a block say whether the rest is worth reading. */
+function readHead(cx: CheckContext, head: Uint8Array, blkno: number): boolean {
+  try {
+    cx.meta.read(head, blkno * LG_SIZE);
+    return true;
+  } catch (e) {
+    if (!(e instanceof DeviceError)) throw e;
+    return false;
+  }
+}
+
+function looksLikeLeaf(cx: CheckContext, v: DataView, blkno: number): boolean {
+  return v.getUint32(4, true) === MAGIC_BTREE && v.getUint32(8, true) === cx.source.fsidLo &&
+    v.getUint32(12, true) === cx.source.fsidHi && rawU64(v, 24) === blkno &&
+    v.getUint16(34, true) > 0 && v.getUint8(40) === 0;
+}
+
+function looseLeaf(
+  b: RawBlock,
+  blkno: number,
+  holes: readonly Hole[],
+  inUse: boolean,
+): LooseLeaf | null {
+  const { v } = b;
+  if (!blockCrcOk(b.buf)) return null;
+  const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
+  if (checkBlock(b, everything).length > 0) return null;
+  const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
+  if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
+  const live = inUse && holes.some((h) => holds(h, first) && holds(h, last));
+  const near = holes.some((h) => first.compare(h.hi) <= 0 && last.compare(h.lo) >= 0);
+  if (!live && !near) return null;
+  let newest = 0;
+  for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+    if (rawU64(v, item + 40) >= SEQ_LIMIT) return null;
+    newest = Math.max(newest, itemSeq(b, item));
+  }
+  const seqLo = v.getUint32(16, true), seqHi = v.getUint32(20, true);
+  return { blkno, seqLo, seqHi, first, last, newest, live };
+}

@@ -1,0 +1,235 @@
+/**
+ * Bringing back what lost blocks of item trees held (01 §10, 03 §3, §26).
+ *
+ * What is found goes into finalized log trees of its own, each item with the version it has: the
+ * newest version of a key counts (01 §12.2), so nothing found can hide anything newer, whichever tree
+ * it came from. They are log trees like those of item_patch.ts, and what is said there about merges
+ * holds here; a merge that is under way is given up first, since it would forget what its inputs
+ * delete (03 §16.1).
+ *
+ * Live leaves (lost_blocks.ts) stay where they are and get new parents, but where several cover the
+ * same keys, being of several lost trees: those are merged into new leaves. Items of older copies are
+ * judged one by one (stale_items.ts).
+ *
+ * Memory: new blocks are written as soon as they take a quarter of the budget: they lie in free
+ * space, and nothing refers to them before the super block does.
+ */
+
+import {
+  firstItem,
+  itemFlags,
+  itemKey,
+  itemSeq,
+  itemVal,
+  nextItem,
+} from "../../../format/btree_block.ts";
+import { BlockRef } from "../../../format/block.ts";
+import {
+  LG_SIZE,
+  LOG_TREES_FINALIZED,
+  MAGIC_BTREE,
+  ZONE_XATTR_TOTL,
+} from "../../../format/constants.ts";
+import { XattrTotlVal } from "../../../format/items.ts";
+import type { Key } from "../../../format/key.ts";
+import { LogTrees } from "../../../format/log_trees.ts";
+import type { TreeItem } from "../../btree.ts";
+import { FsError } from "../../errors.ts";
+import type { RawBlock } from "../source.ts";
+import type { Run } from "./free_blocks.ts";
+import { holds, type Hole, type LooseLeaf } from "./lost_blocks.ts";
+import type { Round } from "./round.ts";
+import type { ServerTrees } from "./server_trees.ts";
+import { StaleItems } from "./stale_items.ts";
+import { TreeBuilder } from "./tree_builder.ts";
+
+/** Bytes that an item of an older copy takes while it is judged, roughly. */
+const STALE_ITEM_BYTES = 1024;
+
+export interface Salvaged {
+  /** Leaves of lost parents that are part of a tree again, or whose items are. */
+  readonly leaves: number;
+  /** Items taken from older copies of lost leaves. */
+  readonly staleItems: number;
+}
+
+/**
+ * Fills holes from loose leaves. All trees of the round must be readable by now: those with lost
+ * blocks have been written anew without them.
+ */
+export function salvage(
+  round: Round,
+  servers: ServerTrees,
+  holes: readonly Hole[],
+  loose: readonly LooseLeaf[],
+  leaks: readonly Run[],
+): Salvaged {
+  const inHole = loose.filter((leaf) =>
+    holes.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
+  );
+  if (inHole.length === 0) return { leaves: 0, staleItems: 0 };
+  const work = new Salvage(round, servers);
+  const live = inHole.filter((leaf) =>
+    leaf.live && holes.some((h) => holds(h, leaf.first) && holds(h, leaf.last))
+  );
+  work.attach(live);
+  const staleItems = work.addStale(holes, inHole.filter((leaf) => !leaf.live), leaks);
+  return { leaves: live.length, staleItems };
+}
+
+class Salvage {
+  #builder: TreeBuilder;
+  #newest = 0;
+  #empty = true;
+  readonly #budget: number;
+
+  constructor(private readonly round: Round, private readonly servers: ServerTrees) {
+    this.#builder = new TreeBuilder(round.t);
+    this.#budget = Math.max(round.cx.memory / 4, 64 * LG_SIZE);
+  }
+
+  attach(leaves: readonly LooseLeaf[]): void {
+    const sorted = [...leaves].sort((a, b) => a.first.compare(b.first));
+    for (let from = 0; from < sorted.length;) {
+      let end = from + 1, last = (sorted[from] as LooseLeaf).last;
+      while (end < sorted.length && (sorted[end] as LooseLeaf).first.compare(last) <= 0) {
+        const next = (sorted[end++] as LooseLeaf).last;
+        if (next.compare(last) > 0) last = next;
+      }
+      const group = sorted.slice(from, end), only = group.length === 1 ? group[0] : undefined;
+      if (only !== undefined) this.#addLeaf(only);
+      else for (const item of mergedItems(this.round, group)) this.#add(item);
+      from = end;
+    }
+    this.#endTree();
+  }
+
+  /** Items of older copies that nothing contradicts; how many. */
+  addStale(holes: readonly Hole[], leaves: readonly LooseLeaf[], leaks: readonly Run[]): number {
+    if (leaves.length === 0) return 0;
+    const { round, servers } = this, { source } = round.cx;
+    const limit = Math.floor(this.#budget / STALE_ITEM_BYTES);
+    let items: TreeItem[];
+    try {
+      const roots = servers.logTrees.map((lt) => lt.itemRoot);
+      const stale = new StaleItems(round, holes, roots, limit);
+      const b = source.acquire();
+      for (const leaf of [...leaves].sort((x, y) => y.newest - x.newest)) {
+        if (source.readRaw(b, leaf.blkno)) stale.offer(b);
+      }
+      source.release(b);
+      items = stale.judge(leaks);
+    } catch (e) {
+      // A tree that is not to be mended: what cannot be judged is not used.
+      if (!(e instanceof FsError)) throw e;
+      return 0;
+    }
+    for (const item of items) this.#add(item);
+    this.#endTree();
+    return items.length;
+  }
+
+  #addLeaf(leaf: LooseLeaf): void {
+    const ref = BlockRef.alloc();
+    ref.set(leaf.blkno, leaf.seqHi, leaf.seqLo);
+    this.#builder.addLeaf(ref, leaf.first, leaf.last);
+    this.#newest = Math.max(this.#newest, leaf.newest);
+    this.#empty = false;
+    this.#spill();
+  }
+
+  #add({ key, val, seq, flags }: TreeItem): void {
+    this.#builder.add(key, val, seq, flags);
+    this.#newest = Math.max(this.#newest, seq);
+    this.#empty = false;
+    this.#spill();
+  }
+
+  #spill(): void {
+    if (this.round.writer.dirtyBytes < this.#budget) return;
+    this.#endTree();
+    this.round.writer.write();
+  }
+
+  /** Makes what has been added a log tree of a mount that never was. */
+  #endTree(): void {
+    if (this.#empty) return;
+    const { round, servers } = this, { items, options } = round;
+    if (items.merge.status !== null && !round.mergeAbandoned) servers.abandonMerge();
+    const lt = LogTrees.alloc();
+    this.#builder.finish(lt.itemRoot);
+    servers.raiseSeq(this.#newest);
+    lt.getTransSeq = lt.commitTransSeq = lt.maxItemSeq = this.#newest;
+    lt.finalizeSeq = round.nextSeq();
+    lt.flags = LOG_TREES_FINALIZED;
+    lt.nr = 1;
+    do lt.rid = options.random.u64(); while (
+      lt.rid === 0n || lt.rid === 0xffff_ffff_ffff_ffffn ||
+      servers.logTrees.some((other) => other.rid === lt.rid)
+    );
+    servers.addLogTree(lt);
+    servers.rebuildBloom(lt);
+    this.#builder = new TreeBuilder(round.t);
+    this.#newest = 0;
+    this.#empty = true;
+  }
+}
+
+/** Where reading a leaf has come to. */
+interface Cursor {
+  readonly block: RawBlock;
+  item: number;
+  key: Key;
+}
+
+/** The items of leaves that overlap, in key order, of each key the newest version. */
+function* mergedItems(round: Round, leaves: readonly LooseLeaf[]): Generator<TreeItem> {
+  const { source } = round.cx;
+  const open: Cursor[] = [];
+  let next = 0;
+  for (;;) {
+    let least: Key | null = null;
+    for (const { key } of open) if (least === null || key.compare(least) < 0) least = key;
+    const leaf = leaves[next];
+    if (leaf !== undefined && (least === null || leaf.first.compare(least) <= 0)) {
+      next++;
+      const block = source.acquire();
+      const ref = { blkno: leaf.blkno, seqLo: leaf.seqLo, seqHi: leaf.seqHi };
+      if (source.read(block, ref, MAGIC_BTREE) !== 0) source.release(block);
+      else open.push({ block, item: firstItem(block), key: leaf.first });
+      continue;
+    }
+    if (least === null) return;
+    let best: TreeItem | null = null;
+    for (let i = open.length - 1; i >= 0; i--) {
+      const at = open[i] as Cursor, { block } = at;
+      if (!at.key.equals(least)) continue;
+      const val = itemVal(block, at.item).slice();
+      const item = {
+        key: least,
+        seq: itemSeq(block, at.item),
+        flags: itemFlags(block, at.item),
+        val,
+      };
+      best = best === null ? item : newer(best, item);
+      at.item = nextItem(block, at.item);
+      if (at.item === 0) {
+        source.release(block);
+        open.splice(i, 1);
+      } else at.key = itemKey(block, at.item);
+    }
+    if (best !== null) yield best;
+  }
+}
+
+/** Of two versions the newer one; totals of two trees add up (01 §12.2). */
+function newer(a: TreeItem, b: TreeItem): TreeItem {
+  const winner = a.seq >= b.seq ? a : b;
+  const isTotal = a.key.zone === ZONE_XATTR_TOTL &&
+    a.val.length === XattrTotlVal.SIZE && b.val.length === XattrTotlVal.SIZE;
+  if (!isTotal) return winner;
+  const sum = XattrTotlVal.alloc(), x = XattrTotlVal.at(a.val), y = XattrTotlVal.at(b.val);
+  sum.total = BigInt.asUintN(64, x.total + y.total);
+  sum.count = BigInt.asIntN(64, x.count + y.count);
+  return { ...winner, val: sum.bytes };
+}
