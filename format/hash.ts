@@ -46,15 +46,54 @@ export function fnv1a64(bytes: Uint8Array, off = 0, len: number = bytes.length -
   return BigInt(hi) << 32n | BigInt(lo);
 }
 
+/** Every `skip`th bit of `skip` bytes: eight bits. The first bit of a byte is its highest. */
+function everyBit(b: Uint8Array, at: number, skip: number): number {
+  switch (skip) {
+    case 1:
+      return b[at]!;
+    case 2:
+      return b[at]! & 128 | b[at]! << 1 & 64 | b[at]! << 2 & 32 | b[at]! << 3 & 16 |
+        b[at + 1]! >>> 4 & 8 | b[at + 1]! >>> 3 & 4 | b[at + 1]! >>> 2 & 2 | b[at + 1]! >>> 1 & 1;
+    case 3:
+      return b[at]! & 128 | b[at]! << 2 & 64 | b[at]! << 4 & 32 | b[at + 1]! >>> 2 & 16 |
+        b[at + 1]! & 8 | b[at + 1]! << 2 & 4 | b[at + 2]! >>> 4 & 2 | b[at + 2]! >>> 2 & 1;
+    case 4:
+      return b[at]! & 128 | b[at]! << 3 & 64 | b[at + 1]! >>> 2 & 32 | b[at + 1]! << 1 & 16 |
+        b[at + 2]! >>> 4 & 8 | b[at + 2]! >>> 1 & 4 | b[at + 3]! >>> 6 & 2 | b[at + 3]! >>> 3 & 1;
+    case 5:
+      return b[at]! & 128 | b[at]! << 4 & 64 | b[at + 1]! & 32 | b[at + 1]! << 4 & 16 |
+        b[at + 2]! & 8 | b[at + 3]! >>> 4 & 4 | b[at + 3]! & 2 | b[at + 4]! >>> 4 & 1;
+    case 6:
+      return b[at]! & 128 | b[at]! << 5 & 64 | b[at + 1]! << 2 & 32 | b[at + 2]! >>> 1 & 16 |
+        b[at + 3]! >>> 4 & 8 | b[at + 3]! << 1 & 4 | b[at + 4]! >>> 2 & 2 | b[at + 5]! >>> 5 & 1;
+    case 7:
+      return b[at]! & 128 | b[at]! << 6 & 64 | b[at + 1]! << 4 & 32 | b[at + 2]! << 2 & 16 |
+        b[at + 3]! & 8 | b[at + 4]! >>> 2 & 4 | b[at + 5]! >>> 4 & 2 | b[at + 6]! >>> 6 & 1;
+    default:
+      // The names are so long that no byte has two of the bits.
+      return everyFarBit(b, at, skip);
+  }
+}
+
+function everyFarBit(b: Uint8Array, at: number, skip: number): number {
+  let bits = 0;
+  for (let bit = 0; bit < 8 * skip; bit += skip) {
+    bits = bits << 1 | b[at + (bit >>> 3)]! >>> (7 - (bit & 7)) & 1;
+  }
+  return bits;
+}
+
 /** Up to 32 sampled bits of a name, the high half of its directory entry hash (01 §6.2). */
 export function nameFingerprint(name: Uint8Array, off: number, len: number): number {
-  // 8 · len / 32 bits apart: there are 32 of them, or as many as a shorter name has bits.
-  const skip = len < 8 ? 1 : len >>> 2, count = len < 4 ? 8 * len : 32;
-  let f = 0;
-  for (let i = 0, at = 0; i < count; i++, at += skip) {
-    f = f << 1 | name[off + (at >>> 3)]! >>> (7 - (at & 7)) & 1;
+  if (len < 4) {
+    let bits = 0;
+    for (let i = 0; i < len; i++) bits |= name[off + i]! << 24 - 8 * i;
+    return bits >>> 0;
   }
-  return (count === 32 ? f : f << 32 - count) >>> 0;
+  // 8 · len / 32 bits lie between two of them, but one at least.
+  const skip = len >>> 2;
+  return (everyBit(name, off, skip) << 24 | everyBit(name, off + skip, skip) << 16 |
+    everyBit(name, off + 2 * skip, skip) << 8 | everyBit(name, off + 3 * skip, skip)) >>> 0;
 }
 
 /** The hash of a directory entry's name (01 §6.2). */

@@ -200,11 +200,11 @@ function take(unit: number, count: number): boolean {
 }
 
 function filledBuckets(u32: Uint32Array): number {
+  // Two buckets a word: each that is not zero carries into the bit above its lower 15, or has it.
   let filled = 0;
   for (let w = LEAF_ITEM_HASH_OFF >> 2; w < LG_SIZE >> 2; w++) {
     const pair = u32[w]!;
-    if ((pair & 0xffff) !== 0) filled++;
-    if (pair > 0xffff) filled++;
+    filled += ((pair & 0x7fff_7fff) + 0x7fff_7fff | pair) >>> 15 & 0x0001_0001;
   }
-  return filled;
+  return (filled & 0xffff) + (filled >>> 16);
 }

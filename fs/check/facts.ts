@@ -33,6 +33,9 @@ export const FACT_KEY_WORDS = 7;
 export const FACT_EXTRA_WORDS = 4;
 const WORDS = 1 + FACT_KEY_WORDS + 1 + FACT_EXTRA_WORDS;
 
+const START_A = 0x9747b28c;
+const START_B = 0x2f0b4c47;
+
 /** Two chains of multiplications, each of which no single changed word can leave as it was. */
 function mixA(h: number, k: number): number {
   h = Math.imul(h ^ k, 0xcc9e2d51);
@@ -71,6 +74,24 @@ export class FactBook {
   #wanted = 0;
   #totals = 0n;
 
+  /** A fact of four words, of a class that does not cancel by parity. */
+  addShort(cls: number, side: number, k0: number, k1: number, k2: number, k3: number): void {
+    if (this.#collect !== null) {
+      this.add(cls, side, k0, k1, k2, k3);
+      return;
+    }
+    const a = mixA(mixA(mixA(mixA(START_A, k0), k1), k2), k3);
+    const b = mixB(mixB(mixB(mixB(START_B, k3), k2), k1), k0);
+    this.#sum(cls, side, finish(a), finish(b));
+  }
+
+  #sum(cls: number, side: number, a: number, b: number): void {
+    const sign = side === SIDE_SOURCE ? 1 : -1;
+    this.#first[cls]! += sign * a;
+    this.#second[cls]! += sign * b;
+    this.#counts[cls]! += sign;
+  }
+
   /** `k0` … `k6` identify the fact, `extra` words (a value's hash) must agree as well. */
   add(
     cls: number,
@@ -95,8 +116,8 @@ export class FactBook {
     }
     // In opposite orders, so that no exchange of words goes unseen; words at the end that most
     // classes leave at 0 are passed over.
-    let a = mixA(mixA(mixA(mixA(0x9747b28c, k0), k1), k2), k3);
-    let b = mixB(mixB(mixB(mixB(0x2f0b4c47, k3), k2), k1), k0);
+    let a = mixA(mixA(mixA(mixA(START_A, k0), k1), k2), k3);
+    let b = mixB(mixB(mixB(mixB(START_B, k3), k2), k1), k0);
     if ((x0 | x1 | x2 | x3) !== 0) {
       a = mixA(mixA(mixA(mixA(a, x0), x1), x2), x3);
       b = mixB(mixB(mixB(mixB(b, x3), x2), x1), x0);
@@ -113,10 +134,7 @@ export class FactBook {
       this.#second[cls]! ^= b;
       return;
     }
-    const sign = side === SIDE_SOURCE ? 1 : -1;
-    this.#first[cls]! += sign * a;
-    this.#second[cls]! += sign * b;
-    this.#counts[cls]! += sign;
+    this.#sum(cls, side, a, b);
   }
 
   /**

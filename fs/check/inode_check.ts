@@ -7,7 +7,7 @@
  */
 
 import { bytesEqual } from "../../format/bytes.ts";
-import { type BlockBytes, KEY } from "../../format/btree_block.ts";
+import { KEY } from "../../format/btree_block.ts";
 import {
   DATA_DEV_START_BLKNO,
   DIRENT_FIRST_POS,
@@ -50,6 +50,7 @@ import {
 } from "./facts.ts";
 import type { Directories } from "./parents.ts";
 import { isExact, isZero, joinWords, rawU64 } from "./raw.ts";
+import type { RawBlock } from "./source.ts";
 import type { ExtentSink } from "./space.ts";
 import { XattrCheck } from "./xattr_check.ts";
 
@@ -110,7 +111,8 @@ export class InodeCheck {
   #extentLen = 0;
   #strayItems = 0;
   /** The last entry's name, and all names with its hash when there are several. */
-  readonly #name = new Uint8Array(NAME_MAX);
+  readonly #nameWords = new Uint32Array(NAME_MAX + 1 >> 2);
+  readonly #name = new Uint8Array(this.#nameWords.buffer);
   #nameLen = 0;
   #sameHash: Uint8Array[] = [];
   /** Of the entry looked at last: low word of its name's hash, and a hash of its whole value. */
@@ -151,12 +153,12 @@ export class InodeCheck {
     this.#offline = 0;
     this.#extentEnd = -1;
     this.#strayItems = 0;
-    this.#sameHash.length = 0;
+    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
     this.#nameLen = 0;
     this.#xattrs.begin(inoHi, inoLo);
   }
 
-  item(b: BlockBytes, item: number): void {
+  item(b: RawBlock, item: number): void {
     const v = b.v, type = v.getUint8(item + KEY + 26);
     const off = v.getUint16(item + VAL_OFF, true), len = v.getUint16(item + VAL_LEN, true);
     if (type === TYPE_INODE) {
@@ -196,7 +198,7 @@ export class InodeCheck {
     this.#finish();
   }
 
-  #takeInode(b: BlockBytes, off: number, len: number): void {
+  #takeInode(b: RawBlock, off: number, len: number): void {
     const { report } = this.cx, ino = this.#ino;
     if (len !== Inode.V1_SIZE && (len !== Inode.SIZE || this.cx.fmtVers < 2)) {
       report.add("inode-length", { ino, len });
@@ -241,7 +243,7 @@ export class InodeCheck {
     const metaSeq = rawU64(v, off + 8), dataSeq = rawU64(v, off + 16);
     if (metaSeq > this.maxSeq) bad("meta_seq", metaSeq);
     if (dataSeq > this.maxSeq) bad("data_seq", dataSeq);
-    this.facts.add(
+    this.facts.addShort(
       FACT_META_INDEX,
       SIDE_SOURCE,
       v.getUint32(off + 12, true),
@@ -250,7 +252,7 @@ export class InodeCheck {
       this.#inoLo,
     );
     if (this.#format === S_IFREG) {
-      this.facts.add(
+      this.facts.addShort(
         FACT_DATA_INDEX,
         SIDE_SOURCE,
         v.getUint32(off + 20, true),
@@ -260,13 +262,13 @@ export class InodeCheck {
       );
     }
     if (this.#nlink === 0) {
-      this.facts.add(FACT_ORPHAN, SIDE_SOURCE, this.#inoHi, this.#inoLo, 0, 0);
+      this.facts.addShort(FACT_ORPHAN, SIDE_SOURCE, this.#inoHi, this.#inoLo, 0, 0);
     }
     if (this.#format === S_IFDIR) this.directories++;
   }
 
   /** What a directory entry, its readdir twin and its backref have in common; false if unusable. */
-  #entryValue(b: BlockBytes, item: number, off: number, len: number, kind: string): boolean {
+  #entryValue(b: RawBlock, item: number, off: number, len: number, kind: string): boolean {
     const { report } = this.cx, v = b.v;
     const nameLen = len - DIRENT_BYTES;
     const bad = (why: string) =>
@@ -304,7 +306,7 @@ export class InodeCheck {
   #entryFact(
     cls: number,
     side: number,
-    b: BlockBytes,
+    b: RawBlock,
     off: number,
     dirHi: number,
     dirLo: number,
@@ -327,7 +329,7 @@ export class InodeCheck {
     );
   }
 
-  #dirent(b: BlockBytes, item: number, off: number, len: number): void {
+  #dirent(b: RawBlock, item: number, off: number, len: number): void {
     if (!this.#entryValue(b, item, off, len, "dirent")) return;
     const { report } = this.cx, v = b.v, key = item + KEY;
     const differs = (why: string) =>
@@ -355,7 +357,7 @@ export class InodeCheck {
   }
 
   /** Names of equal hash are neighbours; only those can be equal. */
-  #unique(b: BlockBytes, off: number, len: number, hashHi: number, hashLo: number): void {
+  #unique(b: RawBlock, off: number, len: number, hashHi: number, hashLo: number): void {
     const start = off + DIRENT_BYTES;
     if (this.#nameLen > 0 && hashHi === this.#hashHi && hashLo === this.#hashLo) {
       // Rare: only now are names worth an allocation.
@@ -369,13 +371,15 @@ export class InodeCheck {
     }
     this.#hashHi = hashHi;
     this.#hashLo = hashLo;
-    this.#sameHash.length = 0;
+    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
     this.#nameLen = len - DIRENT_BYTES;
-    const { buf } = b, name = this.#name;
-    for (let from = start, to = 0; from < off + len; from++, to++) name[to] = buf[from]!;
+    if ((start & 3) === 0) {
+      const { u32 } = b, words = this.#nameWords, end = off + len + 3 >> 2;
+      for (let from = start >> 2, to = 0; from < end; from++, to++) words[to] = u32[from]!;
+    } else this.#name.set(b.buf.subarray(start, off + len));
   }
 
-  #readdir(b: BlockBytes, item: number, off: number, len: number): void {
+  #readdir(b: RawBlock, item: number, off: number, len: number): void {
     if (!this.#entryValue(b, item, off, len, "readdir entry")) return;
     const v = b.v, key = item + KEY;
     if (
@@ -393,7 +397,7 @@ export class InodeCheck {
     this.#entryFact(FACT_READDIR, SIDE_ITEM, b, off, this.#inoHi, this.#inoLo);
   }
 
-  #backref(b: BlockBytes, item: number, off: number, len: number): void {
+  #backref(b: RawBlock, item: number, off: number, len: number): void {
     this.#backrefs++;
     if (!this.#entryValue(b, item, off, len, "link backref")) return;
     const { report } = this.cx, v = b.v, key = item + KEY;
@@ -429,7 +433,7 @@ export class InodeCheck {
     }
   }
 
-  #symlink(b: BlockBytes, item: number, off: number, len: number): void {
+  #symlink(b: RawBlock, item: number, off: number, len: number): void {
     const v = b.v, key = item + KEY, nr = rawU64(v, key + 8);
     const bad = (why: string) => this.cx.report.add("symlink", { ino: this.#ino, why });
     if (!isZero(b.buf, key + 16, 9)) bad(`part ${nr} has a key with more fields`);
@@ -445,7 +449,7 @@ export class InodeCheck {
     this.#symlinkEnd = b.buf[off + len - 1] as number;
   }
 
-  #extent(b: BlockBytes, item: number, off: number, len: number): void {
+  #extent(b: RawBlock, item: number, off: number, len: number): void {
     const { report } = this.cx, v = b.v, key = item + KEY, ino = this.#ino;
     const end = rawU64(v, key + 8), count = rawU64(v, key + 16), start = end - count + 1;
     const bad = (why: string) => report.add("extent-item", { ino, end, count, why });

@@ -10,6 +10,8 @@ import { assert } from "../errors.ts";
 
 /** Words of memory below which a sorter does not spill. */
 const MIN_WORDS = 1 << 16;
+/** So few are sorted by comparing. */
+const FEW_RECORDS = 4096;
 /** Words of each run that merging holds at a time, at least. */
 const MERGE_WORDS = 1 << 12;
 
@@ -108,13 +110,15 @@ export class Sorter {
 
   /** Visits all records in order; the array and offset are good during the call. */
   forEach(visit: (words: Uint32Array, at: number) => void): void {
-    const order = this.#sorted();
-    if (this.#runs.length === 0) {
-      for (let i = 0; i < order.length; i++) visit(this.#buf, (order[i] as number) * this.words);
+    if (this.#runs.length > 0) {
+      if (this.#records > 0) this.#spill();
+      this.#merge(visit);
       return;
     }
-    if (this.#records > 0) this.#spill();
-    this.#merge(visit);
+    const order = this.#sorted();
+    for (let i = 0; i < this.#records; i++) {
+      visit(this.#buf, (order === null ? i : order[i] as number) * this.words);
+    }
   }
 
   close(): void {
@@ -126,11 +130,32 @@ export class Sorter {
     this.#records = 0;
   }
 
-  /** Record numbers in order: a stable radix sort by 16-bit digits, skipping constant ones. */
-  #sorted(): Uint32Array {
-    const n = this.#records, w = this.words, buf = this.#buf;
-    let order = new Uint32Array(n), other = new Uint32Array(n);
+  /** Record numbers in order, equal ones as they came; null when all are in order as they are. */
+  #sorted(): Uint32Array | null {
+    if (this.#inOrder()) return null;
+    const n = this.#records, order = new Uint32Array(n);
     for (let i = 0; i < n; i++) order[i] = i;
+    if (n > FEW_RECORDS) return this.#radixSorted(order);
+    return order.sort((a, b) => this.#compareRecords(a, b) || a - b);
+  }
+
+  #inOrder(): boolean {
+    for (let i = 1; i < this.#records; i++) if (this.#compareRecords(i - 1, i) > 0) return false;
+    return true;
+  }
+
+  #compareRecords(a: number, b: number): number {
+    const buf = this.#buf, w = this.words;
+    for (let k = 0, x = a * w, y = b * w; k < this.#keyWords; k++, x++, y++) {
+      if (buf[x] !== buf[y]) return (buf[x] as number) < (buf[y] as number) ? -1 : 1;
+    }
+    return 0;
+  }
+
+  /** By digits of 16 bits from the last, passing over those that are the same everywhere. */
+  #radixSorted(first: Uint32Array<ArrayBuffer>): Uint32Array {
+    const n = this.#records, w = this.words, buf = this.#buf;
+    let order = first, other = new Uint32Array(n);
     const counts = new Uint32Array(65536);
     for (let word = this.#keyWords - 1; word >= 0; word--) {
       for (let shift = 0; shift < 32; shift += 16) {
@@ -138,7 +163,7 @@ export class Sorter {
         for (let i = 0, at = word; i < n; i++, at += w) {
           counts[(buf[at] as number) >>> shift & 0xffff]!++;
         }
-        if (n === 0 || counts[(buf[word] as number) >>> shift & 0xffff] === n) continue;
+        if (counts[(buf[word] as number) >>> shift & 0xffff] === n) continue;
         let sum = 0;
         for (let d = 0; d < 65536; d++) {
           const c = counts[d] as number;
@@ -172,8 +197,8 @@ export class Sorter {
       fill = 0;
     };
     this.#file.seekSync(this.#written * 4, Deno.SeekMode.Start);
-    for (let i = 0; i < order.length; i++) {
-      const at = (order[i] as number) * w;
+    for (let i = 0; i < this.#records; i++) {
+      const at = (order === null ? i : order[i] as number) * w;
       for (let k = 0; k < w; k++) chunk[fill++] = this.#buf[at + k] as number;
       if (fill === chunk.length) flush();
     }

@@ -9,6 +9,7 @@
 import { type BlockBytes, KEY } from "../../format/btree_block.ts";
 import { ITEM_FLAG_DELETION, ZONE_XATTR_TOTL } from "../../format/constants.ts";
 import { Key } from "../../format/key.ts";
+import type { RawBlock } from "./source.ts";
 import { compareStored } from "./stored_key.ts";
 import type { Leaf, TreeWalk } from "./tree_walk.ts";
 
@@ -24,13 +25,13 @@ export interface StreamTree {
 
 export interface ItemSink {
   /** A visible item, good during the call. */
-  item(b: BlockBytes, item: number): void;
+  item(b: RawBlock, item: number): void;
   /** A total that exists: its key at byte `item + KEY`. */
-  totl(b: BlockBytes, item: number, total: bigint, count: bigint): void;
+  totl(b: RawBlock, item: number, total: bigint, count: bigint): void;
   /** A merge has gone past a key of one of its inputs without bringing it into fs_root. */
-  unmerged?(b: BlockBytes, item: number): void;
+  unmerged?(b: RawBlock, item: number): void;
   /** The newest logged version of a key is older than the one in fs_root. */
-  stale(b: BlockBytes, item: number): void;
+  stale(b: RawBlock, item: number): void;
 }
 
 const SEQ = 40;
@@ -62,7 +63,7 @@ class Cursor {
     }
   }
 
-  get block(): BlockBytes {
+  get block(): RawBlock {
     return (this.leaf as Leaf).b;
   }
 }

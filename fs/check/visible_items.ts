@@ -4,7 +4,7 @@
  */
 
 import { bytesEqual } from "../../format/bytes.ts";
-import { type BlockBytes, KEY } from "../../format/btree_block.ts";
+import { KEY } from "../../format/btree_block.ts";
 import {
   QUOTA_NAME_SELECT,
   QUOTA_RULE_TOTL_COUNT,
@@ -33,6 +33,7 @@ import {
 } from "./facts.ts";
 import { type InodeCheck, keyText } from "./inode_check.ts";
 import { isZero, rawU64 } from "./raw.ts";
+import type { RawBlock } from "./source.ts";
 import type { ItemSink } from "./stream.ts";
 
 const VAL_OFF = 48;
@@ -53,7 +54,7 @@ export class VisibleItems implements ItemSink {
     readonly inodes: InodeCheck,
   ) {}
 
-  item(b: BlockBytes, item: number): void {
+  item(b: RawBlock, item: number): void {
     const v = b.v, key = item + KEY;
     this.items++;
     switch (v.getUint8(key + 25)) {
@@ -72,7 +73,7 @@ export class VisibleItems implements ItemSink {
         break;
       }
       case ZONE_INODE_INDEX:
-        this.facts.add(
+        this.facts.addShort(
           v.getUint8(key + 26) === TYPE_INODE_INDEX_META_SEQ ? FACT_META_INDEX : FACT_DATA_INDEX,
           SIDE_ITEM,
           v.getUint32(key + 12, true),
@@ -82,7 +83,7 @@ export class VisibleItems implements ItemSink {
         );
         break;
       case ZONE_ORPHAN:
-        this.facts.add(
+        this.facts.addShort(
           FACT_ORPHAN,
           SIDE_ITEM,
           v.getUint32(key + 12, true),
@@ -110,7 +111,7 @@ export class VisibleItems implements ItemSink {
     }
   }
 
-  totl(b: BlockBytes, item: number, total: bigint, count: bigint): void {
+  totl(b: RawBlock, item: number, total: bigint, count: bigint): void {
     const v = b.v, key = item + KEY;
     this.items++;
     this.facts.addTotal(
@@ -123,11 +124,11 @@ export class VisibleItems implements ItemSink {
     );
   }
 
-  unmerged(b: BlockBytes, item: number): void {
+  unmerged(b: RawBlock, item: number): void {
     this.cx.report.add("item-unmerged", { key: keyText(b.v, item) });
   }
 
-  stale(b: BlockBytes, item: number): void {
+  stale(b: RawBlock, item: number): void {
     this.cx.report.add("item-stale", { key: keyText(b.v, item) });
   }
 
@@ -135,7 +136,7 @@ export class VisibleItems implements ItemSink {
     if (this.#inoHi >= 0) this.inodes.end();
   }
 
-  #quota(b: BlockBytes, item: number): void {
+  #quota(b: RawBlock, item: number): void {
     const v = b.v, key = item + KEY, off = v.getUint16(item + VAL_OFF, true);
     const val = b.buf.subarray(off, off + QuotaRuleVal.SIZE);
     const rule = QuotaRuleVal.at(val);

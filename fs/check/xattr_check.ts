@@ -60,14 +60,15 @@ export class XattrCheck {
     this.#inoLo = inoLo;
     this.#open = false;
     this.#forgetNames();
-    this.#ids.length = 0;
+    // Mostly empty already, which is quicker to see than to make so.
+    if (this.#ids.length > 0) this.#ids.length = 0;
     this.#headless = 0;
     this.#hash = -1;
   }
 
   #forgetNames(): void {
     this.#named = false;
-    this.#sameHash.length = 0;
+    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
   }
 
   get #ino(): number {

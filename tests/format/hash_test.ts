@@ -130,6 +130,17 @@ Deno.test("directory entry name hashes", () => {
   }
 });
 
+Deno.test("directory entry name hashes sample the bits that they should, whatever the length", () => {
+  for (let len = 1; len <= 255; len++) {
+    const name = Uint8Array.from({ length: len }, (_, i) => Math.imul(i + len, 0x9e3779b1) >>> 13);
+    const bits = [...name].map((byte) => byte.toString(2).padStart(8, "0")).join("");
+    const skip = Math.max(1, Math.floor(bits.length / 32));
+    let sampled = "";
+    for (let i = 0; i < 32; i++) sampled += bits[i * skip] ?? "0";
+    assert.equal(direntHash(name).hi, parseInt(sampled, 2), `${len} bytes`);
+  }
+});
+
 Deno.test("xattr name and search hashes", () => {
   for (
     const [name, hash, srch] of [
