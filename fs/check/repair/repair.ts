@@ -15,7 +15,7 @@ import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
 import { type CheckOptions, type CheckResult, isSound, type Report, runCheck } from "../check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
-import { type ProblemCode, PROBLEMS } from "../problems.ts";
+import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
@@ -334,11 +334,11 @@ class Repair {
         (code === "item-zone" || code === "item-key-fields" || code === "item-length") &&
         isItemTree(String(values["what"]))
       ),
-      ({ values }) => String(values["what"]),
+      ({ values }) => treeOf(values),
     );
     const lateVersions = (what: string): Key[] =>
       allowed.filter(({ code, values }) =>
-        code === "item-seq" && values["what"] === what && Number(values["seq"]) >= SEQ_LIMIT
+        code === "item-seq" && treeOf(values) === what && Number(values["seq"]) >= SEQ_LIMIT
       ).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
     const keysOf = (what: string): Key[] =>
       (unwanted.get(what) ?? []).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
@@ -394,7 +394,7 @@ class Repair {
       const what = String(values["what"] ?? "");
       if (code === "item-seq") {
         const seq = Number(values["seq"]);
-        const lt = byWhat.get(what);
+        const lt = byWhat.get(treeOf(values));
         if (seq >= SEQ_LIMIT) continue;
         if (lt !== undefined && seq > lt.maxItemSeq) {
           lt.maxItemSeq = seq;
@@ -460,6 +460,10 @@ class Repair {
     return done.size > 0;
   }
 }
+
+/** Problems of items name a log tree, or the tree of its items. */
+const treeOf = (values: Values): string =>
+  String(values["what"]).replace(/^items of (?=log tree )/, "");
 
 /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
 function wholeHoles(cx: CheckContext, findings: Findings, allowed: readonly Problem[]): Hole[] {
