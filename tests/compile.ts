@@ -21,9 +21,11 @@ function commandModules(): string[] {
 }
 
 function workerModules(): string[] {
-  return [...Deno.readDirSync(`${ROOT}/cli/mount`)]
-    .filter((e) => e.isFile && e.name.endsWith("_worker.ts"))
-    .map((e) => `cli/mount/${e.name}`);
+  return ["cli/mount", "fs/check"].flatMap((dir) =>
+    [...Deno.readDirSync(`${ROOT}/${dir}`)]
+      .filter((e) => e.isFile && e.name.endsWith("_worker.ts"))
+      .map((e) => `${dir}/${e.name}`)
+  );
 }
 
 function must(command: string, args: string[], env: Record<string, string> = {}): void {

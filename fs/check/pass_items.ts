@@ -138,7 +138,7 @@ function checkBloom(cx: CheckContext, { lt, what }: LogTree): number | null {
 }
 
 class ItemPass {
-  readonly parents = new ParentMap();
+  readonly parents: ParentMap;
   readonly lastParents: Parent[] = [];
   readonly totals: ItemTotals = { inodes: 0, directories: 0, items: 0 };
   rootSeen = false;
@@ -153,6 +153,7 @@ class ItemPass {
     private readonly space: SpaceMap | null,
   ) {
     this.#runner = new UnitRunner(cx.source, job);
+    this.parents = new ParentMap(cx.memory / 8, cx.tempDir);
   }
 
   run(): void {

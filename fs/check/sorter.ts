@@ -1,12 +1,13 @@
 /**
  * External sorting of fixed-size records of 32-bit words, ascending by their first `keyWords`
  * words. Records gather in memory; a full buffer is sorted and spilled to a temporary file as a
- * run, and reading merges the runs. The file is unlinked when the sorter is closed.
+ * run, and reading merges the runs.
  *
  * Lifecycle: push … push, then one `forEach`, then `close`.
  */
 
 import { assert } from "../errors.ts";
+import { TempFile } from "./temp_file.ts";
 
 /** Words of memory below which a sorter does not spill. */
 const MIN_WORDS = 1 << 16;
@@ -44,8 +45,7 @@ export class Sorter {
   #buf: Uint32Array<ArrayBuffer>;
   #records = 0;
   #runs: { at: number; words: number }[] = [];
-  #file: Deno.FsFile | undefined;
-  #path: string | undefined;
+  #file: TempFile | null = null;
   #written = 0;
   /** Records pushed in all. */
   count = 0;
@@ -123,9 +123,7 @@ export class Sorter {
 
   close(): void {
     this.#file?.close();
-    if (this.#path !== undefined) Deno.removeSync(this.#path);
-    this.#file = undefined;
-    this.#path = undefined;
+    this.#file = null;
     this.#buf = new Uint32Array(0);
     this.#records = 0;
   }
@@ -183,20 +181,14 @@ export class Sorter {
 
   #spill(): void {
     const order = this.#sorted(), w = this.words;
-    if (this.#file === undefined) {
-      this.#path = Deno.makeTempFileSync({
-        prefix: "scoutfs-fsck-",
-        ...(this.#tempDir === undefined ? {} : { dir: this.#tempDir }),
-      });
-      this.#file = Deno.openSync(this.#path, { read: true, write: true });
-    }
+    const file = this.#file ??= new TempFile(this.#tempDir);
     const chunk = new Uint32Array(Math.max(1, Math.floor(65536 / w)) * w);
-    let fill = 0;
+    let fill = 0, to = this.#written;
     const flush = () => {
-      writeAll(this.#file as Deno.FsFile, new Uint8Array(chunk.buffer, 0, fill * 4));
+      file.write(chunk.subarray(0, fill), to);
+      to += fill;
       fill = 0;
     };
-    this.#file.seekSync(this.#written * 4, Deno.SeekMode.Start);
     for (let i = 0; i < this.#records; i++) {
       const at = (order === null ? i : order[i] as number) * w;
       for (let k = 0; k < w; k++) chunk[fill++] = this.#buf[at + k] as number;
@@ -247,26 +239,12 @@ export class Sorter {
   #refill(r: Run): boolean {
     const n = Math.min(r.left, r.buf.length);
     if (n === 0) return false;
-    const file = this.#file;
-    assert(file !== undefined, "sorted runs without their file");
-    file.seekSync(r.at * 4, Deno.SeekMode.Start);
-    readAll(file, new Uint8Array(r.buf.buffer, 0, n * 4));
+    assert(this.#file !== null, "sorted runs without their file");
+    this.#file.read(r.buf.subarray(0, n), r.at);
     r.at += n;
     r.left -= n;
     r.pos = 0;
     r.end = n;
     return true;
-  }
-}
-
-function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
-}
-
-function readAll(file: Deno.FsFile, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length;) {
-    const n = file.readSync(bytes.subarray(done));
-    assert(n !== null && n > 0, "a temporary file ended early");
-    done += n;
   }
 }
