@@ -59,9 +59,12 @@ export interface Outcome {
 }
 
 /** What a repair may leave: each with its reason. */
-export const LEFT: readonly (readonly [codes: RegExp, reason: string])[] = [
-  [/^(super-no-slots|super-slot)$/, "nothing tells the address of a quorum slot"],
-  [/^super-(magic|pair|role)$/, "a device that is not provably the right one is not written"],
+const LEFT: readonly (readonly [what: RegExp, reason: string])[] = [
+  [/^(super-no-slots|super-slot):/, "nothing tells the address of a quorum slot"],
+  [
+    /^super-pair:|^super-.*data device/,
+    "a data device that is not provably the right one is not written",
+  ],
 ];
 
 interface Volume {
@@ -166,9 +169,9 @@ export class Target {
       const after = random.oneIn(2) ? checkVolume(v.meta, v.data) : result.after;
       if (!isSound(result.after) || !isSound(after)) {
         const left = after.problems.filter((p) => p.severity !== "info");
-        const may = left.every((p) => LEFT.some(([codes]) => codes.test(p.code)));
+        const may = left.every((p) => LEFT.some(([what]) => what.test(`${p.code}: ${p.message}`)));
         const codes = [...new Set(left.map((p) => p.code))].sort().join(" ");
-        if (first.counts.has("undersized")) return done("left: the volume is too small");
+        if (this.#undersized) return done("left: the volume is too small");
         const why = result.stopped === null ? "left" : `stopped (${general(result.stopped)})`;
         return may
           ? done(`${why}: ${codes}`)
@@ -235,24 +238,19 @@ export class Target {
   /** Damages the volume; names what was done to items. */
   #damage(v: Volume, random: SeededRandom, kind: Kind): Change[] {
     const count = 1 + random.below(random.below(3) === 0 ? 50 : 4);
-    const changes: Change[] = [], unreadable: number[] = [];
+    const kinds: Kind[] = [];
     for (let i = 0; i < (kind === "items" ? Math.min(count, 10) : count); i++) {
-      const one = kind === "mixed" ? KINDS[random.below(7)] as Kind : kind;
-      // Last, so that all other damage can be done.
-      if (one === "unreadable") unreadable.push(this.#pick(random) * 16 + random.below(16));
-      else this.#damageOnce(v, random, one, changes, kind === "mixed");
+      kinds.push(kind === "mixed" ? KINDS[random.below(7)] as Kind : kind);
     }
-    for (const blkno of unreadable) v.meta.makeUnreadable(blkno);
+    // Items are found in what is sound, and what cannot be read cannot be damaged.
+    const order = (k: Kind) => k === "items" ? 0 : k === "unreadable" ? 2 : 1;
+    kinds.sort((x, y) => order(x) - order(y));
+    const changes: Change[] = [];
+    for (const one of kinds) this.#damageOnce(v, random, one, changes);
     return changes;
   }
 
-  #damageOnce(
-    { meta, data }: Volume,
-    random: SeededRandom,
-    kind: Kind,
-    changes: Change[],
-    mixed: boolean,
-  ): void {
+  #damageOnce({ meta, data }: Volume, random: SeededRandom, kind: Kind, changes: Change[]): void {
     switch (kind) {
       case "bytes":
         return this.#bytes(meta, random, false);
@@ -262,13 +260,7 @@ export class Target {
         return this.#block(meta, random);
       case "items": {
         const damage = this.#items[random.below(this.#items.length)] as Damage;
-        try {
-          damage.apply(meta);
-        } catch (e) {
-          // Its block has been damaged before: there is nothing to be found in it.
-          if (!mixed) throw e;
-          return;
-        }
+        damage.apply(meta);
         changes.push({ name: damage.name, explained: reasonOf(damage.name) !== null });
         return;
       }
@@ -276,6 +268,8 @@ export class Target {
         return this.#fixed(random.oneIn(4) ? data : meta, random, data);
       case "free":
         return this.#free(meta, random);
+      case "unreadable":
+        return meta.makeUnreadable(this.#pick(random) * 16 + random.below(16));
       default:
         throw new Error(`no damage ${kind}`);
     }

@@ -19,8 +19,8 @@ export interface Subject {
 }
 
 const GOLDEN: readonly (readonly [name: GoldenName, weight: number])[] = [
-  ["features-v2", 4],
-  ["crash", 3],
+  ["features-v2", 2],
+  ["crash", 2],
   ["fresh-v1", 1],
   ["fresh-3quorum", 1],
   ["fresh-zoned", 1],

@@ -6,6 +6,7 @@
  * Invariant: after `Buffers.reclaim` nothing of the run before may be used any more.
  */
 
+import { Buffer } from "node:buffer";
 import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { assert, DeviceError } from "../../fs/errors.ts";
@@ -16,17 +17,21 @@ export class Image {
   readonly #blocks = new Map<number, Uint8Array>();
   readonly size: number;
 
+  readonly #buffer: Uint8Array;
+
   constructor(readonly base: Device) {
     this.size = base.size;
+    this.#buffer = base.allocBuffer(LG_SIZE);
   }
 
   /** A block as it is on the base; never to be changed. */
   block(index: number): Uint8Array {
     let block = this.#blocks.get(index);
     if (block === undefined) {
-      block = this.base.allocBuffer(Math.min(LG_SIZE, this.size - index * LG_SIZE));
-      this.base.read(block, index * LG_SIZE);
-      if (block.length === LG_SIZE && block.every((b) => b === 0)) block = ZEROS;
+      const into = this.#buffer.subarray(0, Math.min(LG_SIZE, this.size - index * LG_SIZE));
+      this.base.read(into, index * LG_SIZE);
+      const blank = into.length === LG_SIZE && Buffer.compare(into, ZEROS) === 0;
+      block = blank ? ZEROS : into.slice();
       this.#blocks.set(index, block);
     }
     return block;

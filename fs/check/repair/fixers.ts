@@ -27,6 +27,7 @@ import {
   ZONE_INODE_INDEX,
   ZONE_QUOTA,
   ZONE_XATTR_INDX,
+  ZONE_XATTR_TOTL,
 } from "../../../format/constants.ts";
 import { bytesEqual } from "../../../format/bytes.ts";
 import { fnv1a64, xattrNameHash } from "../../../format/hash.ts";
@@ -198,6 +199,10 @@ export class Fixers {
   #rewriteItem(name: string): boolean {
     const key = parseKey(name);
     if (key === null) return false;
+    if (key.zone === ZONE_XATTR_TOTL) {
+      this.patch.confirmTotal(key);
+      return true;
+    }
     const val = this.patch.get(key);
     if (val === null) this.patch.remove(key);
     else this.patch.set(key, val);

@@ -192,13 +192,16 @@ export class ItemPatch {
         keys.push(key);
         return true;
       });
-      for (const key of keys) {
-        const val = this.#trees.item(key)?.val;
-        const now = val === undefined ? XattrTotlVal.alloc() : XattrTotlVal.at(val);
-        const { firstBig, secondBig, thirdBig } = key;
-        this.setTotal(firstBig, secondBig, thirdBig, now.total, now.count);
-      }
+      for (const key of keys) this.confirmTotal(key);
     }
+  }
+
+  /** The total stays what readers see, in a version newer than all; one that is set already stays so. */
+  confirmTotal(key: Key): void {
+    if (this.#changes.get(group(key))?.has(key.toString()) === true) return;
+    const val = this.#trees.item(key)?.val;
+    const now = val === undefined ? XattrTotlVal.alloc() : XattrTotlVal.at(val);
+    this.setTotal(key.firstBig, key.secondBig, key.thirdBig, now.total, now.count);
   }
 
   /** What a delta of this log tree will be added to. */

@@ -402,7 +402,7 @@ class Repair {
         }
         servers.raiseSeq(seq);
       }
-      const lt = byWhat.get(what.replace(/^bloom block of /, ""));
+      const lt = byWhat.get(treeOf(values));
       const blooming = code === "bloom-bits" || code === "bloom-count" ||
         code.startsWith("block-") && what.startsWith("bloom block of ") || code === "log-tree";
       if (blooming && lt !== undefined) blooms.add(lt);
@@ -461,9 +461,9 @@ class Repair {
   }
 }
 
-/** Problems of items name a log tree, or the tree of its items. */
+/** Problems name a log tree, the tree of its items, or its bloom block. */
 const treeOf = (values: Values): string =>
-  String(values["what"]).replace(/^items of (?=log tree )/, "");
+  String(values["what"]).replace(/^(items|bloom block) of (?=log tree )/, "");
 
 /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
 function wholeHoles(cx: CheckContext, findings: Findings, allowed: readonly Problem[]): Hole[] {
