@@ -13,6 +13,7 @@ import { serve } from "../../fs/fuse/serve.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { processMemory } from "../../fs/sys/caller_memory.ts";
 import { openDevice } from "../../fs/sys/device.ts";
+import { Splicer } from "../../fs/sys/splicer.ts";
 import { RingReader } from "../../fs/sys/uring.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { ClientConnection } from "../../net/client.ts";
@@ -56,6 +57,7 @@ runWorker<ToFs>((context) => {
   const fs = new Fs({
     meta,
     data,
+  const splicer = Splicer.open(data.fd, reactor);
     ...(readAhead === null ? {} : { readAhead }),
     superBlock: volume.superBlock,
     rid: init.rid,
@@ -118,6 +120,7 @@ runWorker<ToFs>((context) => {
           onDestroy: async () => {
             tell({ is: "unmounting", why: "unmounted" });
             await leave();
+          splicer,
             await released;
           },
           onEnd: (why) => {

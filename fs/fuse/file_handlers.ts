@@ -52,6 +52,9 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
 
   table[abi.READ] = (req) => {
     const length = Math.min(req.u32(16), abi.MAX_IO);
+    const stream = context.cache.keeps(req.ino)
+      ? (off: number, bytes: number) => context.stream(req, off, bytes)
+      : null;
     const done = read(
       fs,
       {
@@ -61,6 +64,7 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
         caller: req,
         id: req.unique,
         cancel: req.cancel,
+        stream,
       },
       req.parts,
       () => context.takeData(req, length),

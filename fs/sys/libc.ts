@@ -24,6 +24,7 @@ const library = Deno.dlopen("libc.so.6", {
   pread: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwrite: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwritev: { parameters: ["i32", "buffer", "i32", "i64"], result: "i32" },
+  splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
   dup2: { parameters: ["i32", "i32"], result: "i32" },
   fdatasync: { parameters: ["i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -152,3 +153,7 @@ export const POLLHUP = 16;
 export const CLOCK_REALTIME = 0;
 export const CLOCK_MONOTONIC = 1;
 export const MNT_DETACH = 2;
+export const F_SETPIPE_SZ = 1031;
+export const F_GETPIPE_SZ = 1032;
+export const SPLICE_F_MOVE = 1;
+export const SPLICE_F_NONBLOCK = 2;

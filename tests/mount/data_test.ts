@@ -95,3 +95,46 @@ mountTest(
     assert.equal(await setting(device), before);
   },
 );
+
+for (const loop of [false, true]) {
+  mountTest(
+    `a large file streams whole, again after it changed, beside its changes${
+      loop ? " (loop)" : ""
+    }`,
+    { loop, dataBytes: 512 << 20 },
+    async (v) => {
+      await v.mount();
+      // Larger than what the cache keeps of a file; a hole and an odd end among its blocks.
+      await v.sh(`set -e
+      head -c 150000001 /dev/urandom > ../want
+      dd if=../want of=big bs=1M status=none
+      same() { cat big | cmp - ../want; dd if=big bs=300k status=none | cmp - ../want; }
+      same
+      for at in 0 77 120; do
+        dd if=/dev/urandom of=../piece bs=300k count=1 status=none
+        for file in ../want big; do dd if=../piece of=$file bs=1M seek=$at conv=notrunc status=none; done
+        same
+      done
+      for file in ../want big; do
+        truncate -s 155000001 $file
+        dd if=../piece of=$file bs=300k seek=525 conv=notrunc status=none
+      done
+      same; same`);
+      await v.umount();
+      await v.mount();
+      // Readers beside a writer of another part, and mappings of what is streamed.
+      await v.sh(`set -e
+      for n in 1 2 3; do (head -c 140000000 big | cmp -n 140000000 - ../want) & readers="$readers $!"; done
+      for n in 1 2 3 4 5 6; do
+        dd if=/dev/urandom of=../piece bs=1M count=1 status=none
+        for file in ../want big; do dd if=../piece of=$file bs=1M seek=140 conv=notrunc status=none; done
+      done
+      for reader in $readers; do wait $reader; done
+      xfs_io -r -c 'mmap -r 0 140m' -c 'mread 0 140m' big
+      cmp big ../want
+      echo 3 > /proc/sys/vm/drop_caches
+      timeout -s KILL 0.05 cat big > ../dev-null || true; rm -f ../dev-null
+      cmp big ../want`);
+    },
+  );
+}
