@@ -3,7 +3,7 @@
  * this command returns when the mount is usable, or prints the child's one-line error.
  */
 
-import { EIO, strerror } from "../format/errno.ts";
+import { EINTR, EIO, strerror } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
 import { parseMountOptions } from "../fs/options.ts";
 import { cString, libc, O_RDWR } from "../fs/sys/libc.ts";
@@ -62,8 +62,16 @@ async function startChild(): Promise<void> {
     detached: true,
   }).spawn();
   // Whoever gives up waiting for us gives up the mount.
+  let givenUp = false;
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    Deno.addSignalListener(signal, () => child.kill("SIGTERM"));
+    Deno.addSignalListener(signal, () => {
+      givenUp = true;
+      try {
+        child.kill("SIGTERM");
+      } catch {
+        // It has ended; what it said is read below.
+      }
+    });
   }
   const waiting = setTimeout(
     () => printError(`still waiting for the cluster; see ${runtimeDir()}/mount.log`),
@@ -80,6 +88,8 @@ async function startChild(): Promise<void> {
   if (line === "ready") Deno.exit(0);
   const [, errno, message] = /^error (\d+) (.*)$/.exec(line) ?? [];
   if (message === undefined) {
+    // It had not yet come to listening for signals.
+    if (givenUp) throw new FsError(EINTR, "interrupted while mounting");
     throw new FsError(EIO, `the mount process ended without a word; see ${runtimeDir()}/mount.log`);
   }
   throw new FsError(Number(errno), message);

@@ -77,6 +77,8 @@ export class ClientConnection implements ServerLink {
   #stream: Stream | null = null;
   #reader: FrameReader | null = null;
   #timer: TimerId | null = null;
+  /** A greeting was sent: a server may know this mount, whether or not we heard its answer. */
+  #known = false;
   #farewell: { resolve: () => void } | null = null;
   #farewellTimer: TimerId | null = null;
   #lastTrouble = "";
@@ -139,7 +141,7 @@ export class ClientConnection implements ServerLink {
    */
   async farewell(): Promise<void> {
     assert(this.#farewell === null, "farewell said twice");
-    if (this.#state !== "closed" && this.#serverTerm !== 0) {
+    if (this.#state !== "closed" && this.#known) {
       await new Promise<void>((resolve) => {
         this.#farewell = { resolve };
         this.submit(CMD_FAREWELL, new Uint8Array(0), (_errno, payload) => {
@@ -230,6 +232,7 @@ export class ClientConnection implements ServerLink {
     greeting.rid = rid;
     greeting.flags = (slot >= 0 ? GREETING_FLAG_QUORUM : 0) |
       (this.#farewell !== null ? GREETING_FLAG_FAREWELL : 0);
+    this.#known = true;
     const { seq, id } = this.#connection.takeGreetingNumbers();
     stream.send(encodeFrame(seq, id, CMD_GREETING, false, 0, greeting.bytes));
     log(`connected to the server at ${addrText(leader)}`);
@@ -321,7 +324,8 @@ export class ClientConnection implements ServerLink {
       this.#farewellTimer = null;
       if (this.#state === "closed") return;
       if (!this.#env.gate.open) return this.close();
-      if (this.#ownItemGone()) return this.#farewell?.resolve();
+      // While a greeting is being answered, our item may be about to be made.
+      if (this.#state !== "greeting" && this.#ownItemGone()) return this.#farewell?.resolve();
       this.#pollFarewell();
     });
   }

@@ -31,6 +31,28 @@ mountTest("a TCP port in use fails the mount before anything is written", {}, as
   await v.mount();
 });
 
+for (const moment of ["mounting", "server of term", "connected to", "mounted"]) {
+  mountTest(`SIGTERM at "${moment}" ends the mount and its process`, {}, async (v) => {
+    const child = v.spawnForeground();
+    let said = "", asked = false;
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+      said += text;
+      if (!asked && said.includes(moment)) {
+        asked = true;
+        child.kill("SIGTERM");
+      }
+    }
+    const { code, signal } = await child.status;
+    assert.ok(asked, said);
+    assert.equal(signal, null);
+    // It may have become usable before it heard.
+    if (code !== 0) assert.match(said, /scoutfs: mount failed: Interrupted system call \(4\)\n$/);
+    assert.equal(v.mounted, false);
+    assert.deepEqual(hostRecords(v), [], "it left the cluster in order");
+    await v.mount();
+  });
+}
+
 mountTest("umount -f of a busy mount ends it and frees its place", {}, async (v) => {
   await v.mount();
   await v.sh("echo kept > file && sync file");

@@ -28,7 +28,10 @@ function freePort(): number {
   return port;
 }
 
-Deno.test("a lone node on loopback: elect, greet, commit, leave", async () => {
+/** Runs `body` with the client of a lone node; afterwards nothing must be left of the mount. */
+async function loneNode(
+  body: (client: ClientConnection, logged: (line: RegExp) => Promise<void>) => Promise<void>,
+): Promise<void> {
   const metaBytes = 256 << 20;
   const dataBytes = 1 << 30;
   const meta = new MemDevice(metaBytes);
@@ -49,7 +52,11 @@ Deno.test("a lone node on loopback: elect, greet, commit, leave", async () => {
   const rid = 0xfeedfacecafef00dn;
   const common = { reactor, random, device: meta, fsid: FSID, slots, slot: 0, rid, gate };
   const knownDead = (): boolean => false;
-  const log = (): void => {};
+  const awaited: { line: RegExp; come: () => void }[] = [];
+  const logged = (line: RegExp) => new Promise<void>((come) => awaited.push({ line, come }));
+  const log = (text: string): void => {
+    for (const { line, come } of awaited) if (line.test(text)) come();
+  };
   const server = new Server({
     ...common,
     keepaliveMs: 24_000,
@@ -82,11 +89,7 @@ Deno.test("a lone node on loopback: elect, greet, commit, leave", async () => {
   });
   await reactor.runUntil((async () => {
     quorum.start();
-    client.start();
-    const logTrees = await client.request(CMD_GET_LOG_TREES, new Uint8Array(0));
-    assert.equal(logTrees.length, 472);
-    for (let i = 0; i < 100; i++) await client.request(CMD_GET_ROOTS, new Uint8Array(0));
-    await client.farewell();
+    await body(client, logged);
     await quorum.stop();
   })());
   reactor.dispose();
@@ -94,4 +97,23 @@ Deno.test("a lone node on loopback: elect, greet, commit, leave", async () => {
   const { events } = blocks.readSlot(0);
   assert.equal(events[QUORUM_EVENT_STOP].term, events[QUORUM_EVENT_ELECT].term);
   assert.ok(events[QUORUM_EVENT_END].writeNr > events[QUORUM_EVENT_STOP].writeNr);
-});
+}
+
+Deno.test("a lone node on loopback: elect, greet, commit, leave", () =>
+  loneNode(async (client) => {
+    client.start();
+    const logTrees = await client.request(CMD_GET_LOG_TREES, new Uint8Array(0));
+    assert.equal(logTrees.length, 472);
+    for (let i = 0; i < 100; i++) await client.request(CMD_GET_ROOTS, new Uint8Array(0));
+    await client.farewell();
+  }));
+
+Deno.test("a mount that is given up while it greets says farewell all the same", () =>
+  loneNode(async (client, logged) => {
+    const known = logged(/^client \S+ connected from/);
+    client.start();
+    await known;
+    assert.equal(client.state, "greeting");
+    await client.farewell();
+    assert.equal(client.state, "closed");
+  }));
