@@ -53,6 +53,9 @@ class Generator:
         # Allowed: times of stores to mappings move when the pages are written, whenever that is. So
         # every other program syncs each store, the rest does not look at times.
         self.timed = seed % 2 == 0
+        # Allowed: who is not in its group loses S_ISGID of what he makes below a default ACL. So
+        # programs have the one or the other.
+        self.setgid = seed % 4 >= 2
         self.weights, self.makers = zip(*self.kinds())
 
     def name(self):
@@ -95,7 +98,8 @@ class Generator:
 
     def mode(self):
         r = self.r
-        return r.randrange(0o10000) if r.random() < 0.1 else r.choice(MODES)
+        mode = r.randrange(0o10000) if r.random() < 0.1 else r.choice(MODES)
+        return mode if self.setgid else mode & ~stat.S_ISGID
 
     def time(self):
         r = self.r
@@ -204,7 +208,7 @@ class Generator:
             (2, lambda: ("futimens", s(), self.time(), self.time())),
             (6, lambda: ("setxattr", p(), self.xattr(), any(), value(), of([0, 0, 0, 1, 2]),
                          follow())),
-            (5, lambda: ("setacl", p(), of(ACLS), self.acl())),
+            (5, lambda: ("setacl", p(), of(ACLS[:1] if self.setgid else ACLS), self.acl())),
             (3, lambda: ("getxattr", p(), self.xattr(), of([None, None, 0, 10, 65536]))),
             (2, lambda: ("getxattr", p(), of(ACLS), None)),
             (3, lambda: ("removexattr", p(), of([self.xattr(), *ACLS]), follow())),
