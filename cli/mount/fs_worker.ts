@@ -53,11 +53,11 @@ runWorker<ToFs>((context) => {
     gate,
     log,
   });
+  const splicer = Splicer.open(data.fd, reactor);
   const readAhead = RingReader.open(data.fd);
   const fs = new Fs({
     meta,
     data,
-  const splicer = Splicer.open(data.fd, reactor);
     ...(readAhead === null ? {} : { readAhead }),
     superBlock: volume.superBlock,
     rid: init.rid,
@@ -116,11 +116,11 @@ runWorker<ToFs>((context) => {
           fd: message.fd,
           readOnly: init.readOnly,
           blockDevice: init.blockDevice,
+          splicer,
           log,
           onDestroy: async () => {
             tell({ is: "unmounting", why: "unmounted" });
             await leave();
-          splicer,
             await released;
           },
           onEnd: (why) => {
