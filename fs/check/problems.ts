@@ -33,8 +33,11 @@ const kind = (
 const NOTHING = "Reported only.";
 const REBUILD_FREE = "Free space of both devices is made anew: everything that nothing references.";
 const REWRITE_BLOCK =
-  "The block is written anew, elsewhere, with the items in it that can be believed.";
-const DROP_BLOCK = "What the block held is lost; nothing refers to it any more.";
+  "The block is written anew, elsewhere, with the items in it that can be believed; others are " +
+  "searched for in older copies.";
+const DROP_BLOCK =
+  "Nothing refers to the block any more. Leaves below it are searched for on the device, items of a " +
+  "leaf in older copies of it; what is not found is lost.";
 const DROP_ITEM = "The item is removed.";
 const COUNT = "The count is corrected.";
 const SEARCH =
@@ -46,8 +49,8 @@ const SUPER = "The super block is written without them.";
 const MERGE =
   "Wrong counts are corrected; else the merge is given up, and the next one takes its log trees anew.";
 const SUPER_ANEW =
-  "It is written anew from the other super block, the quorum blocks and what the volume holds, if that " +
-  "leads to inodes; the data device's only if the device is the right one beyond doubt.";
+  "It is written anew from the other super block, the quorum blocks and a search for the newest roots, " +
+  "if that leads to inodes; the data device's only if something shows that it is the volume's.";
 const SERVER =
   "The server's tree is written anew from its items, in the state in which a server leaves it.";
 
@@ -56,8 +59,8 @@ export const PROBLEMS = {
   "super-read": kind(
     "error",
     "the super block of the {dev} device cannot be read",
-    "none",
-    NOTHING,
+    "lossy",
+    SUPER_ANEW,
   ),
   "super-magic": kind("error", "the {dev} device has no super block", "lossy", SUPER_ANEW),
   "super-crc": kind(

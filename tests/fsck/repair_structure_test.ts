@@ -7,6 +7,10 @@ import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { itemKey } from "../../format/btree_block.ts";
+import { TYPE_DATA_EXTENT, ZONE_FS } from "../../format/constants.ts";
+import { Key } from "../../format/key.ts";
+import { forEachCrash } from "./crash_points.ts";
 import { makeSample } from "./sample.ts";
 import {
   bytes,
@@ -208,6 +212,40 @@ Deno.test("repair: a crash at any write leaves a volume that a second run mends"
       mustKeep(crashed, healthy, []);
     }
   }
+});
+
+Deno.test("repair: a crash while shared data blocks are copied loses nothing", async () => {
+  const v = await healthyVolume();
+  const s = new Surgeon(v.meta), healthy = manifest(v.meta, v.data);
+  const extentOf = (path: string): { key: Key; val: Uint8Array } => {
+    const ino = v.inos.get(path)!;
+    for (const { root } of s.itemTrees()) {
+      const at = root.height === 0
+        ? null
+        : s.firstFrom(root, Key.of(ZONE_FS, ino, TYPE_DATA_EXTENT));
+      if (at === null) continue;
+      let key = Key.ZEROS;
+      s.editBlock(at.blkno, (b) => void (key = itemKey(b, at.offset)));
+      if (key.type === TYPE_DATA_EXTENT && key.first === ino) return { key, val: s.value(key)! };
+    }
+    throw new Error(`${path} has no extent`);
+  };
+  // The first extent of a larger file leads to the blocks of a smaller one, and the next ones.
+  const one = extentOf("file12"), other = extentOf("a/b/file17");
+  s.editItem(other.key, (val) => val.set(one.val));
+  const broken = copyOf(v);
+  const { dataWrites } = forEachCrash(
+    v.meta,
+    v.data,
+    (meta, data) => assert.equal(repairVolume(meta, data, repairOptions()).stopped, null),
+    (meta, data, name) => {
+      assert.equal(repairVolume(meta, data, repairOptions()).stopped, null, name);
+      assert.deepEqual(problemsOf(meta, data).map((p) => p.message), [], name);
+      mustKeep({ meta, data, inos: v.inos }, healthy, ["/a/b/file17", "/a/b/hard"]);
+    },
+  );
+  assert.ok(dataWrites > 0, "blocks were copied");
+  assert.ok(problemsOf(broken.meta, broken.data).some((p) => p.code === "data-block-twice"));
 });
 
 Deno.test("repair: a mended volume can be mounted and used", async () => {

@@ -45,6 +45,9 @@ export interface Hole {
   readonly hi: Key;
 }
 
+/** The tree of a hole that log trees have left which are not known at all. */
+export const LOG_TREES = "log trees";
+
 export interface LooseLeaf {
   readonly blkno: number;
   readonly seqLo: number;
@@ -113,7 +116,24 @@ export function findLooseLeaves(
     }
   }
   cx.source.release(b);
-  return found;
+  return overlapTooMuch(found, holes) ? found.map((leaf) => ({ ...leaf, live: false })) : found;
+}
+
+/**
+ * Leaves of one tree never overlap: if more overlap than trees have holes, some are older copies, and
+ * the free lists have forgotten them.
+ */
+function overlapTooMuch(leaves: readonly LooseLeaf[], holes: readonly Hole[]): boolean {
+  const trees = new Set(holes.map((h) => h.tree));
+  if (trees.has(LOG_TREES)) return false;
+  const live = leaves.filter((leaf) => leaf.live).sort((a, b) => a.first.compare(b.first));
+  let open: LooseLeaf[] = [];
+  for (const leaf of live) {
+    open = open.filter((o) => o.last.compare(leaf.first) >= 0);
+    open.push(leaf);
+    if (open.length > trees.size) return true;
+  }
+  return false;
 }
 
 /** The first 4 KiB of a block say whether the rest is worth reading. */

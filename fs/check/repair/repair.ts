@@ -23,12 +23,19 @@ import { Findings, isItemTree } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
 import { ItemPatch, parseKey } from "./item_patch.ts";
 import { Round } from "./round.ts";
-import { expectedHole, findLooseLeaves, type Hole, type LooseLeaf } from "./lost_blocks.ts";
+import {
+  expectedHole,
+  findLooseLeaves,
+  type Hole,
+  LOG_TREES,
+  type LooseLeaf,
+} from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
 import { type ServerTree, ServerTrees } from "./server_trees.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { SEQ_LIMIT } from "./round.ts";
-import { mendDataSuper, mendMetaSuper, mendSlots } from "./supers.ts";
+import { mendSuperBlocks } from "./super_blocks.ts";
+import { mendSlots } from "./supers.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
 import { BTREE_MAX_HEIGHT } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
@@ -107,9 +114,22 @@ class Repair {
         lossy: this.#lossy,
         stopped,
       });
-      if (n <= MAX_ROUNDS && this.#mendSupers(findings, after)) {
-        this.#commits++;
-        continue;
+      if (n <= MAX_ROUNDS) {
+        const { written, refused } = mendSuperBlocks(this.meta, this.data, {
+          ...this.options,
+          findings,
+          may: (code) => this.#may(code, after.counts.get(code) ?? 1),
+        });
+        if (written) {
+          this.#lossy = true;
+          this.#commits++;
+          continue;
+        }
+        // Nothing is mended against a device that may not be the volume's.
+        if (refused !== null) {
+          stopped = refused;
+          return done();
+        }
       }
       if (result.cx === null || result.items === null) return done();
       if (isSound(after) && !needsRecovery(result)) {
@@ -135,22 +155,6 @@ class Repair {
       }
       this.#commits++;
     }
-  }
-
-  /** Writes super blocks that cannot be used as they are; true if one was written. */
-  #mendSupers(findings: Findings, report: Report): boolean {
-    if (this.options.mode !== "all") return false;
-    const wrong = findings.problems.filter(({ code }) =>
-      SUPER_CODES.has(code) && this.#may(code, report.counts.get(code) ?? 1)
-    );
-    if (wrong.length === 0) return false;
-    const done = mendMetaSuper(this.meta, this.data, this.options) ||
-      mendDataSuper(this.meta, this.data);
-    if (done) {
-      this.#lossy = true;
-      this.options.log?.("a super block was written anew");
-    }
-    return done;
   }
 
   /** Whether problems of this kind are to be mended. */
@@ -297,7 +301,10 @@ class Repair {
       if (hole !== null) holes.push(hole);
     }
     if (holes.length === 0) return [];
-    const { onProgress } = this.options, { freeKnown } = findings;
+    const { onProgress } = this.options;
+    // A volume without any free extents is one whose free space waits to be made anew.
+    const freeKnown = findings.freeKnown &&
+      (!cx.sb.metaAlloc(0).root.isEmpty || !cx.sb.metaAlloc(1).root.isEmpty);
     return findLooseLeaves(cx, holes, freeKnown, merging, (blocks, total) => {
       const share = blocks / total, bytesRead = cx.source.bytesRead;
       if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
@@ -473,7 +480,7 @@ function wholeHoles(cx: CheckContext, findings: Findings, allowed: readonly Prob
   // fs_root has at least the root inode.
   if (cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode")) whole("fs_root");
   if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
-    whole("log trees");
+    whole(LOG_TREES);
   }
   for (const { code, values } of allowed) {
     const what = String(values["what"]);
@@ -528,19 +535,6 @@ function quorumSlots(problems: readonly Problem[]): Set<number> {
   const bad = problems.filter(({ code }) => code === "quorum-block" || code === "quorum-event");
   return new Set(bad.map(({ values }) => Number(values["slot"])));
 }
-
-/** Problems that make a super block unusable, or the two contradict each other. */
-const SUPER_CODES: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
-  "super-magic",
-  "super-crc",
-  "super-blkno",
-  "super-version",
-  "super-role",
-  "super-flags",
-  "super-reserved",
-  "super-size",
-  "super-pair",
-]);
 
 /** Writing the allocators anew is all that these need. */
 function isSpaceProblem({ code, values }: Problem): boolean {

@@ -3,8 +3,8 @@
  * change after mkfs stands in both, in the quorum blocks and in every metadata block.
  *
  * A metadata super block with impossible fixed fields is completed from those; what is written has
- * been tried on a check first: it must lead to inodes. A data super block is only written if the
- * device is the right one beyond doubt: fsid or uuid are those of the metadata device.
+ * been tried on a check first: it must lead to inodes. One that is gone is made anew by meta_super.ts,
+ * that of the data device by data_super.ts.
  */
 
 import { bytesEqual } from "../../../format/bytes.ts";
@@ -28,7 +28,7 @@ import { BlockHeader } from "../../../format/block.ts";
 import { SuperBlock } from "../../../format/super.ts";
 import type { Device } from "../../device.ts";
 import { DeviceError } from "../../errors.ts";
-import { type CheckOptions, runCheck } from "../check.ts";
+import { type CheckOptions, checkVolume, type Report } from "../check.ts";
 import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
 
 /**
@@ -59,32 +59,13 @@ export function mendMetaSuper(meta: Device, data: Device, options: CheckOptions)
     sb.v.setBigUint64(sb.o + at, BigInt(fits(theirs) ? theirs : most), true);
   };
   blocks(96, meta, LG_SIZE, META_DEV_START_BLKNO);
-  blocks(104, data, SM_SIZE, DATA_DEV_START_BLKNO);
+  // A device that is too small may be another volume's: then it is not the size that is wrong.
+  const pair = copy !== null && (copy.hdr.fsid === sb.hdr.fsid || bytesEqual(copy.uuid, sb.uuid));
+  if (pair) blocks(104, data, SM_SIZE, DATA_DEV_START_BLKNO);
   sealBlock(raw);
   if (bytesEqual(raw, before) || !leadsToInodes(meta, data, raw, options)) return false;
   meta.write(raw, SUPER_BLKNO * SM_SIZE);
   meta.flush();
-  return true;
-}
-
-/** Makes the data super block agree with the metadata super block; true when it was written. */
-export function mendDataSuper(meta: Device, data: Device): boolean {
-  const ours = readSuper(meta), raw = readSuper(data);
-  if (ours === null || raw === null) return false;
-  const sb = SuperBlock.at(ours), other = SuperBlock.at(raw);
-  // Never turn another device into a part of this volume.
-  if (sb.hdr.fsid !== other.hdr.fsid && !bytesEqual(sb.uuid, other.uuid)) return false;
-  const made = data.allocBuffer(SM_SIZE);
-  made.set(ours);
-  const copy = SuperBlock.at(made);
-  // What only the metadata device uses stays as mkfs left it, if it is readable at all.
-  if (other.hdr.magic === MAGIC_SUPER) made.set(raw.subarray(112, SuperBlock.SIZE), 112);
-  copy.flags = 0;
-  copy.hdr.seq = 1n;
-  sealBlock(made);
-  if (bytesEqual(made, raw)) return false;
-  data.write(made, SUPER_BLKNO * SM_SIZE);
-  data.flush();
   return true;
 }
 
@@ -107,7 +88,7 @@ export function mendSlots(sb: SuperBlock, data: Device, slots: readonly number[]
 }
 
 /** The block as it is, zeros behind the structure; null when it cannot be read. */
-function readSuper(dev: Device): Uint8Array | null {
+export function readSuper(dev: Device): Uint8Array | null {
   if (dev.size < (SUPER_BLKNO + 1) * SM_SIZE) return null;
   const block = dev.allocBuffer(SM_SIZE);
   try {
@@ -121,7 +102,7 @@ function readSuper(dev: Device): Uint8Array | null {
 }
 
 /** The fsid that most of what carries it says: supers, quorum blocks, the root of fs_root. */
-function likeliestFsid(meta: Device, sb: SuperBlock, copy: SuperBlock | null): bigint {
+export function likeliestFsid(meta: Device, sb: SuperBlock, copy: SuperBlock | null): bigint {
   const votes = new Map<bigint, number>();
   const vote = (fsid: bigint, n = 1) => void votes.set(fsid, (votes.get(fsid) ?? 0) + n);
   vote(sb.hdr.fsid);
@@ -164,7 +145,8 @@ class WithSuper implements Device {
     return this.dev.allocBuffer(bytes);
   }
   read(buf: Uint8Array, off: number): void {
-    this.dev.read(buf, off);
+    const only = off === SUPER_BLKNO * SM_SIZE && buf.length === SM_SIZE;
+    if (!only) this.dev.read(buf, off);
     const at = SUPER_BLKNO * SM_SIZE - off;
     if (at >= 0 && at + SM_SIZE <= buf.length) buf.set(this.superBlock, at);
   }
@@ -184,10 +166,19 @@ function leadsToInodes(
   superBlock: Uint8Array,
   options: CheckOptions,
 ): boolean {
+  return trySuper(meta, data, superBlock, options).stats.inodes > 0;
+}
+
+/** What a check finds with another super block on the metadata device. */
+export function trySuper(
+  meta: Device,
+  data: Device,
+  superBlock: Uint8Array,
+  options: CheckOptions,
+): Report {
   const { memory, tempDir } = options;
-  const { report } = runCheck(new WithSuper(meta, superBlock), data, {
+  return checkVolume(new WithSuper(meta, superBlock), data, {
     ...(memory === undefined ? {} : { memory }),
     ...(tempDir === undefined ? {} : { tempDir }),
   });
-  return report.stats.inodes > 0;
 }

@@ -1,0 +1,266 @@
+/** Super blocks that are gone: what a repair makes of the rest of both devices, and what it refuses. */
+
+import assert from "node:assert/strict";
+import { LG_SIZE, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
+import { sealBlock } from "../../format/crc32c.ts";
+import { SuperBlock } from "../../format/super.ts";
+import type { Device } from "../../fs/device.ts";
+import { DeviceError } from "../../fs/errors.ts";
+import { MemDevice } from "../../fs/memory_device.ts";
+import { isSound } from "../../fs/check/check.ts";
+import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
+import { create, unlink } from "../../fs/ops/names.ts";
+import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { openDevice } from "../../fs/sys/device.ts";
+import { goldenImages, goldenTest } from "../helpers/golden.ts";
+import { LocalCluster } from "../helpers/local_cluster.ts";
+import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
+import { ImageCache, OverlayDevice } from "../helpers/overlay_device.ts";
+import { forEachCrash } from "./crash_points.ts";
+import {
+  bytes,
+  copyOf,
+  fill,
+  healthyVolume,
+  manifest,
+  problemsOf,
+  repairOptions,
+  Surgeon,
+} from "./repair_support.ts";
+import { makeSample } from "./sample.ts";
+
+interface Devices {
+  readonly meta: Device;
+  readonly data: Device;
+}
+
+const SUPER_OFF = SUPER_BLKNO * SM_SIZE;
+
+function editSuper(dev: Device, change: (raw: Uint8Array, sb: SuperBlock) => void, seal = false) {
+  const raw = dev.allocBuffer(SM_SIZE);
+  dev.read(raw, SUPER_OFF);
+  change(raw, SuperBlock.at(raw));
+  if (seal) sealBlock(raw);
+  dev.write(raw, SUPER_OFF);
+}
+
+const wipe = (dev: Device) => editSuper(dev, (raw) => void raw.fill(0));
+
+/** Mends everything in one run; all files are what they were. Returns what was said. */
+function mustRecover(v: Devices, healthy: ReadonlyMap<string, string>): string[] {
+  const notes: string[] = [];
+  const result = repairVolume(v.meta, v.data, {
+    ...repairOptions(),
+    log: (line) => notes.push(line),
+  });
+  assert.equal(result.stopped, null);
+  assert.ok(result.lossy);
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  const again = repairVolume(v.meta, v.data, repairOptions());
+  assert.ok(isSound(again.before));
+  assert.equal(again.commits, 0);
+  assert.deepEqual([...manifest(v.meta, v.data)], [...healthy]);
+  return notes;
+}
+
+function mustRefuse(v: { meta: MemDevice; data: MemDevice }, why: RegExp): RepairResult {
+  const meta = v.meta.toImage(), data = v.data.toImage();
+  const result = repairVolume(v.meta, v.data, repairOptions());
+  assert.match(result.stopped ?? "", why);
+  assert.equal(result.commits, 0);
+  assert.deepEqual(v.meta.toImage(), meta, "the metadata device is left alone");
+  assert.deepEqual(v.data.toImage(), data, "the data device is left alone");
+  return result;
+}
+
+const META_DAMAGE: readonly (readonly [string, (meta: Device) => void])[] = [
+  ["is wiped", wipe],
+  ["is of something else", (meta) => editSuper(meta, (raw) => void raw.fill(0x77))],
+  [
+    "has lost the sector with its roots",
+    (meta) => editSuper(meta, (raw) => void raw.fill(0, 512, 1024)),
+  ],
+  ["has lost its first sector", (meta) => editSuper(meta, (raw) => void raw.fill(0xff, 0, 512))],
+];
+
+for (const [name, damage] of META_DAMAGE) {
+  Deno.test(`supers: the metadata super block ${name}`, async () => {
+    for (const v of [await healthyVolume(), makeSample()]) {
+      const healthy = manifest(v.meta, v.data);
+      damage(v.meta);
+      mustRecover(v, healthy);
+    }
+  });
+}
+
+Deno.test("supers: a metadata super block that cannot be read is written anew", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+  /** A sector that can be read again once it was written. */
+  class BadSector extends OverlayDevice {
+    bad = true;
+    override read(buf: Uint8Array, off: number): void {
+      const hit = off <= SUPER_OFF && SUPER_OFF < off + buf.length;
+      if (this.bad && hit) throw new DeviceError(this.name, "read error");
+      super.read(buf, off);
+    }
+    override write(buf: Uint8Array, off: number): void {
+      if (off === SUPER_OFF) this.bad = false;
+      super.write(buf, off);
+    }
+  }
+  mustRecover({ meta: new BadSector(v.meta), data: v.data }, healthy);
+});
+
+Deno.test("supers: the newest trees are found among older ones", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  await fill(m, 1);
+  await m.sync();
+  for (let round = 0; round < 5; round++) {
+    const name = bytes(`round${round}`);
+    const ino = await m.run((op, fs) => create(op, fs, 1, name, 0o100644, 0));
+    m.fs.refs.forget(ino, 1);
+    await m.sync();
+    if (round > 0) await m.run((op, fs) => unlink(op, fs, 1, bytes(`round${round - 1}`)));
+    await m.sync();
+  }
+  await m.unmount();
+  const { meta, data } = m.cluster;
+  const healthy = manifest(meta, data);
+  assert.ok(healthy.has("/round4") && !healthy.has("/round3"));
+  wipe(meta);
+  const notes = mustRecover({ meta, data }, healthy);
+  assert.ok(
+    notes.some((n) => /^logs_root was found at block \d+: .*; of (?!1$)/.test(n)),
+    `${notes}`,
+  );
+});
+
+Deno.test("supers: without super block and with lost blocks most is found", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data), s = new Surgeon(v.meta);
+  const tree = s.itemTrees().find(({ name, root }) => name === "log" && root.height > 1);
+  assert.ok(tree !== undefined);
+  const blocks = s.blocksOf(tree.root), leaf = blocks.findLast(({ level }) => level === 0);
+  s.editBlock(leaf!.blkno, ({ buf }) => buf.fill(0), false);
+  wipe(v.meta);
+  const result = repairVolume(v.meta, v.data, repairOptions());
+  assert.equal(result.stopped, null);
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  const now = manifest(v.meta, v.data);
+  const same = [...healthy].filter(([path, what]) => now.get(path) === what).length;
+  assert.ok(same * 10 > healthy.size * 6, `${same} of ${healthy.size}`);
+});
+
+Deno.test("supers: what cannot be made anew is refused with a reason", async () => {
+  const base = await healthyVolume();
+  const both = copyOf(base);
+  wipe(both.meta);
+  wipe(both.data);
+  mustRefuse(both, /neither device has a super block/);
+  const empty = copyOf(base);
+  for (let blkno = 2; blkno < empty.meta.size / LG_SIZE; blkno++) {
+    empty.meta.write(new Uint8Array(LG_SIZE), blkno * LG_SIZE);
+  }
+  wipe(empty.meta);
+  mustRefuse(empty, /has no blocks of volume/);
+  const swapped = { meta: base.data.snapshot(), data: base.meta.snapshot() };
+  const images = [swapped.meta.toImage(), swapped.data.toImage()];
+  const result = repairVolume(swapped.meta, swapped.data, repairOptions());
+  assert.equal(result.commits, 0);
+  assert.deepEqual([swapped.meta.toImage(), swapped.data.toImage()], images);
+});
+
+Deno.test("supers: -p writes none", async () => {
+  const v = await healthyVolume();
+  wipe(v.meta);
+  const before = v.meta.toImage();
+  repairVolume(v.meta, v.data, repairOptions("safe"));
+  assert.deepEqual(v.meta.toImage(), before);
+});
+
+Deno.test("supers: the data device's, wiped or damaged", async () => {
+  const damages: ((data: Device) => void)[] = [
+    wipe,
+    (data) =>
+      editSuper(data, (_, sb) => {
+        sb.hdr.fsid ^= 0xffn;
+        sb.uuid.fill(9);
+      }),
+    (data) => editSuper(data, (raw) => void raw.fill(0xee, 0, 112)),
+    (data) => editSuper(data, (_, sb) => void (sb.hdr.magic = 5), true),
+  ];
+  for (const damage of damages) {
+    const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+    damage(v.data);
+    mustRecover(v, healthy);
+  }
+});
+
+Deno.test("supers: a device that may be another one is not made part of the volume", async () => {
+  const base = await healthyVolume();
+  const blank = { meta: base.meta.snapshot(), data: new MemDevice(base.data.size) };
+  mustRefuse(blank, /nothing shows that the data device is the volume's/);
+  const small = { meta: base.meta.snapshot(), data: new MemDevice(base.data.size / 2) };
+  mustRefuse(small, /the volume \d+/);
+  const ext4 = { meta: base.meta.snapshot(), data: base.data.snapshot() };
+  wipe(ext4.data);
+  const page = new Uint8Array(SM_SIZE);
+  page.set([0x53, 0xef], 1080);
+  ext4.data.write(page, 0);
+  mustRefuse(ext4, /holds something else: ext/);
+  const foreign = copyOf(base);
+  editSuper(foreign.data, (_, sb) => {
+    sb.hdr.fsid ^= 1n;
+    sb.uuid.fill(1);
+  }, true);
+  mustRefuse(foreign, /belongs to another volume/);
+});
+
+Deno.test("supers: a crash at any write leaves a volume that a second run mends", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+  wipe(v.meta);
+  editSuper(v.data, (_, sb) => sb.uuid.fill(3), true);
+  const { metaWrites, dataWrites } = forEachCrash(
+    v.meta,
+    v.data,
+    (meta, data) => assert.equal(repairVolume(meta, data, repairOptions()).stopped, null),
+    (meta, data, name) => {
+      assert.equal(repairVolume(meta, data, repairOptions()).stopped, null, name);
+      assert.deepEqual(problemsOf(meta, data).map((p) => p.message), [], name);
+      assert.deepEqual([...manifest(meta, data)], [...healthy], name);
+    },
+  );
+  assert.ok(metaWrites > 2, `${metaWrites} and ${dataWrites} writes`);
+});
+
+Deno.test("supers: a volume with a new super block can be mounted and used", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  await fill(m, 1, 30);
+  await m.sync();
+  await m.unmount();
+  const { meta, data } = m.cluster, healthy = manifest(meta, data);
+  wipe(meta);
+  mustRecover({ meta, data }, healthy);
+  const again = await LocalFs.mount(await LocalCluster.open(meta, data));
+  const dir = await again.run((op, fs) => create(op, fs, 1, bytes("after"), 0o40755, 0));
+  await fill(again, dir, 12);
+  await again.sync();
+  await again.unmount();
+  assert.deepEqual(problemsOf(meta, data).map((p) => p.message), []);
+  const now = manifest(meta, data);
+  for (const [path, what] of healthy) assert.equal(now.get(path), what);
+});
+
+for (const name of ["features-v2", "crash", "tall"] as const) {
+  goldenTest(`supers: golden ${name} without its metadata super block`, async () => {
+    await useFastCrc32c();
+    const images = goldenImages(name);
+    const base = [images.meta, images.data].map((path) =>
+      new ImageCache(openDevice(path, { write: false }))
+    ) as [ImageCache, ImageCache];
+    const v = { meta: new OverlayDevice(base[0]), data: new OverlayDevice(base[1]) };
+    const healthy = manifest(v.meta, v.data);
+    wipe(v.meta);
+    mustRecover(v, healthy);
+    for (const dev of base) dev.close();
+  });
+}
