@@ -103,7 +103,7 @@ export abstract class View {
   }
 
   zero(): void {
-    this.bytes.fill(0);
+    for (let i = this.o, end = this.o + sizeOf(this); i < end; i++) this.v.setUint8(i, 0);
   }
 
   isZero(): boolean {

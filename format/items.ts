@@ -1,7 +1,7 @@
 /** Values of filesystem items (01 §15); their keys are built in item_keys.ts. */
 
 import { Timespec } from "./block.ts";
-import { checkSize, FormatError, getU64, setU64, View } from "./bytes.ts";
+import { checkSize, FormatError, getU64, setI64, setU64, View } from "./bytes.ts";
 import { INODE_FLAG_RETENTION, INODE_FLAG_TRUNCATE } from "./constants.ts";
 
 export * from "./item_keys.ts";
@@ -34,7 +34,7 @@ export * from "./lock_ranges.ts";
 export class Inode extends View {
   static readonly SIZE = 168;
   /** Whether the value is long enough to hold `proj`. */
-  readonly hasProj: boolean;
+  declare readonly hasProj: boolean;
 
   /** The value ends at byte `end`. */
   constructor(v: DataView, o = 0, end: number = v.byteLength) {
@@ -165,18 +165,28 @@ export class Inode extends View {
     this.v.setUint32(this.o + 92, n, true);
   }
   get atime(): Timespec {
-    return new Timespec(this.v, this.o + 96);
+    return new Timespec(this.v, this.o + Inode.ATIME);
   }
   get ctime(): Timespec {
-    return new Timespec(this.v, this.o + 112);
+    return new Timespec(this.v, this.o + Inode.CTIME);
   }
   get mtime(): Timespec {
-    return new Timespec(this.v, this.o + 128);
+    return new Timespec(this.v, this.o + Inode.MTIME);
   }
   /** Creation time. */
   get crtime(): Timespec {
-    return new Timespec(this.v, this.o + 144);
+    return new Timespec(this.v, this.o + Inode.CRTIME);
   }
+  /** Sets the time at byte `time` (`ATIME` …), for places where a view of it costs too much. */
+  setTime(time: number, sec: number, nsec: number): void {
+    setI64(this.v, this.o + time, sec);
+    this.v.setUint32(this.o + time + 8, nsec, true);
+  }
+  /** Offsets of the times. */
+  static readonly ATIME = 96;
+  static readonly CTIME = 112;
+  static readonly MTIME = 128;
+  static readonly CRTIME = 144;
 
   /** Bytes stored by format version 1. */
   static readonly V1_SIZE = 160;

@@ -40,35 +40,42 @@ const EMPTY = new Uint8Array(0);
 
 /** One inode within one operation. */
 export class InodeHandle {
+  // Declared, not defined: else each would be stored twice, first as undefined.
+  declare private readonly op: Op;
+  declare readonly ino: number;
+  declare readonly lock: ClusterLock;
+  /** As it was found; null for a new inode. */
+  declare readonly item: Item | null;
+  /** No item exists yet. */
+  declare isNew: boolean;
   /** The inode's fields: the cached value, to be changed through `edit` only. */
-  inode: Inode;
+  declare inode: Inode;
   /** What its index items say now; -1 while `isNew`. */
-  metaSeq: number;
-  dataSeq: number;
+  declare metaSeq: number;
+  declare dataSeq: number;
 
-  private constructor(
-    private readonly op: Op,
-    readonly ino: number,
-    readonly lock: ClusterLock,
-    inode: Inode,
-    /** No item exists yet. */
-    public isNew: boolean,
-  ) {
+  private constructor(op: Op, ino: number, lock: ClusterLock, item: Item | null, inode: Inode) {
+    this.op = op;
+    this.ino = ino;
+    this.lock = lock;
+    this.item = item;
+    this.isNew = item === null;
     this.inode = inode;
-    this.metaSeq = isNew ? -1 : inode.metaSeq;
-    this.dataSeq = isNew ? -1 : inode.dataSeq;
+    this.metaSeq = item === null ? -1 : inode.metaSeq;
+    this.dataSeq = item === null ? -1 : inode.dataSeq;
   }
 
-  /** An inode over its item's value. */
-  static existing(op: Op, ino: number, lock: ClusterLock, inode: Inode): InodeHandle {
-    return new InodeHandle(op, ino, lock, inode, false);
+  /** An inode over its item's value; FormatError for a bad length. */
+  static existing(op: Op, fs: Fs, ino: number, lock: ClusterLock, item: Item): InodeHandle {
+    const inode = Inode.over(item.view, item.off, item.length, fs.fmtVers);
+    return new InodeHandle(op, ino, lock, item, inode);
   }
 
   /** A new inode, all fields zero; `writeInode` creates its items. One per operation. */
   static fresh(op: Op, fs: Fs, ino: number, lock: ClusterLock): InodeHandle {
     const { inode } = fs.scratch;
     inode.zero();
-    return new InodeHandle(op, ino, lock, inode, true);
+    return new InodeHandle(op, ino, lock, null, inode);
   }
 
   /**
@@ -101,11 +108,6 @@ function validLength(fs: Fs, length: number): boolean {
   return length === Inode.V1_SIZE || (length === Inode.SIZE && fs.fmtVers >= 2);
 }
 
-/** The inode in an item of the cache, read in place; FormatError for a bad length. */
-export function inodeOf(fs: Fs, item: Item): Inode {
-  return Inode.over(item.view, item.off, item.length, fs.fmtVers);
-}
-
 /**
  * Locks the inode's group in `mode` (LOCK_READ or LOCK_WRITE) and reads its item; null when it is
  * gone, EIO for a bad length. The handle's `inode` is valid until the run ends.
@@ -118,7 +120,7 @@ export function findInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandl
   if (!validLength(fs, item.length)) {
     throw new CorruptError(`inode ${ino}: item of ${item.length} bytes`);
   }
-  return InodeHandle.existing(op, ino, lock, inodeOf(fs, item));
+  return InodeHandle.existing(op, fs, ino, lock, item);
 }
 
 /** As `findInode`; ENOENT when the item is gone. */
@@ -191,14 +193,15 @@ export function writeInode(op: Op, fs: Fs, h: InodeHandle, t: number): void {
     }
     h.dataSeq = dataSeq;
   }
-  const length = Inode.sizeOf(fs.fmtVers), key = inodeKey(h.ino);
-  if (h.isNew) {
-    const val = new Uint8Array(inode.v.buffer, inode.v.byteOffset + inode.o, length);
-    fs.items.create(op, h.lock, key, val);
-    h.isNew = false;
-  } else {
-    fs.items.updateAt(op, h.lock, key, inode.v, inode.o, length);
+  const length = Inode.sizeOf(fs.fmtVers);
+  if (h.item !== null) {
+    fs.items.updateAt(op, h.lock, h.item, inode.v, inode.o, length);
+    return;
   }
+  const val = new Uint8Array(inode.v.buffer, inode.v.byteOffset + inode.o, length);
+  if (h.isNew) fs.items.create(op, h.lock, inodeKey(h.ino), val);
+  else fs.items.update(op, h.lock, inodeKey(h.ino), val);
+  h.isNew = false;
 }
 
 function moveIndex(
@@ -210,7 +213,9 @@ function moveIndex(
   seq: number,
   old: number,
 ): void {
-  fs.items.createForce(op, fs.locks.index(type, seq), key(seq, h.ino), EMPTY, h.lock);
+  // No committed item has the number of the open transaction.
+  const fresh = seq === fs.trans.seq;
+  fs.items.createForce(op, fs.locks.index(type, seq), key(seq, h.ino), EMPTY, h.lock, fresh);
   if (old >= 0) fs.items.deleteForce(op, fs.locks.index(type, old), key(old, h.ino), h.lock);
 }
 

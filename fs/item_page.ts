@@ -37,6 +37,10 @@ export const ITEM_DELTA = 8 << 16;
 
 export const PAGE_MAX_ITEMS = 128;
 export const PAGE_MAX_VALS = 32768;
+/** Buffers for values double up to this. */
+const GROW_BYTES = 8192;
+/** Items for which a page is made that is expected to fill. */
+const FRESH_ITEMS = 64;
 /** What the objects of a page cost beside its two buffers. */
 const PAGE_OVERHEAD = 480;
 
@@ -222,6 +226,11 @@ export class Page {
     return ~lo;
   }
 
+  /** Is item `i` the one with `key`? */
+  has(i: number, key: Key): boolean {
+    return i < this.count && compareWords(this.words, (BOUNDS + i) * SLOT, key) === 0;
+  }
+
   /** Room for another item with a value of `len` bytes, splitting apart? */
   hasRoom(len: number): boolean {
     return this.count < PAGE_MAX_ITEMS && (this.live + len <= PAGE_MAX_VALS || this.count < 2);
@@ -283,7 +292,7 @@ export class Page {
   #reserve(len: number): void {
     if (this.top + len <= this.vals.length) return;
     const need = this.live + len;
-    const vals = new Uint8Array(Math.max(64, Math.ceil(need * 1.5 / 64) * 64));
+    const vals = new Uint8Array(Math.max(64, need < GROW_BYTES ? need * 2 : need * 1.5 >>> 0));
     let top = 0;
     if (this.live === this.top) {
       vals.set(this.vals.subarray(0, this.top));
@@ -322,7 +331,10 @@ export class Page {
     const n = this.count - at;
     let bytes = 0;
     for (let i = at; i < this.count; i++) bytes += this.length(i);
-    const right = new Page(this.lock, first, this.end, Math.min(PAGE_MAX_ITEMS, n + 8), bytes + 64);
+    // Behind a page that was full to its end more of the same will follow.
+    const items = n === 1 ? FRESH_ITEMS : Math.min(PAGE_MAX_ITEMS, n + 8);
+    const room = n === 1 ? Math.max(bytes, this.live >> 1) : bytes + 64;
+    const right = new Page(this.lock, first, this.end, items, room);
     for (let i = at; i < this.count; i++) {
       right.insert(i - at, this.key(i), this.seq(i), this.flags(i), this.val(i));
       if ((this.flags(i) & ITEM_DIRTY) !== 0) right.dirty++;

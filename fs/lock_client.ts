@@ -183,6 +183,8 @@ const MAX_RECOVER_LOCKS = 22;
 
 export class LockClient {
   readonly #inodes = new Map<number, ClusterLock>();
+  /** What `inode` gave last, since the next one is often of the same group. */
+  #lastInode: ClusterLock | null = null;
   readonly #metaIndex = new Map<number, ClusterLock>();
   readonly #dataIndex = new Map<number, ClusterLock>();
   readonly #single = new Map<number, ClusterLock>();
@@ -209,9 +211,13 @@ export class LockClient {
 
   /** The lock of the inode group that contains `ino`. */
   inode(ino: number): ClusterLock {
+    const last = this.#lastInode;
+    if (last !== null && last.ringIndex >= 0) {
+      const nr = ino - last.firstIno;
+      if (nr >= 0 && nr < INODE_GROUP_SIZE) return last;
+    }
     const group = Math.floor(ino / INODE_GROUP_SIZE);
-    const lock = this.#inodes.get(group);
-    return lock !== undefined ? lock : this.#addInode(group);
+    return this.#lastInode = this.#inodes.get(group) ?? this.#addInode(group);
   }
 
   #addInode(group: number): ClusterLock {

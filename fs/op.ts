@@ -42,6 +42,7 @@ import { assert, AssertionError, FsError } from "./errors.ts";
 import type { Random } from "./env.ts";
 import { EINTR, EIO } from "../format/errno.ts";
 import type { Caller } from "./caller.ts";
+import type { InodeHandle } from "./inode.ts";
 import { type ClusterLock, type LockClient, satisfies } from "./lock_client.ts";
 import { LOCK_WRITE } from "../format/wire.ts";
 import type { HoldOptions, Trans } from "./trans.ts";
@@ -132,6 +133,8 @@ export class Op {
   caller: Caller | null = null;
   /** Kernel page write-out and truncation under a lock that is being revoked (design §6). */
   writeOut = false;
+  /** The inode whose number is the operation's result, for whoever answers with its fields. */
+  result: InodeHandle | null = null;
   /** @internal Pages read for this operation. */
   fillPin: FillPin | null = null;
   /** @internal Locks that the driver took before this run. */
@@ -331,6 +334,7 @@ export class Op {
       this.fillPin = null;
     }
     this.#kept = null;
+    this.result = null;
     this.caller = null;
     this.paranoia = null;
   }

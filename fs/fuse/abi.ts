@@ -7,7 +7,7 @@
  * Node ids are inode numbers, 1 is the root; generations are 0.
  */
 
-import type { Inode } from "../../format/items.ts";
+import { Inode } from "../../format/items.ts";
 import { setU64 } from "../../format/bytes.ts";
 
 export const KERNEL_MAJOR = 7;
@@ -162,10 +162,12 @@ export const decodeRdev = (dev: number): number => {
   return (major << 20 | minor) >>> 0;
 };
 
-/** Seconds are two's complement. */
-function putSeconds(v: DataView, o: number, sec: number): void {
-  v.setUint32(o, sec >>> 0, true);
-  v.setInt32(o + 4, Math.floor(sec / 0x1_0000_0000), true);
+/** The time at byte `time` (`Inode.ATIME` …): seconds, two's complement, and nanoseconds. */
+function putTime(v: DataView, secAt: number, nsecAt: number, inode: Inode, time: number): void {
+  const from = inode.v, o = inode.o + time;
+  v.setUint32(secAt, from.getUint32(o, true), true);
+  v.setUint32(secAt + 4, from.getUint32(o + 4, true), true);
+  v.setUint32(nsecAt, from.getUint32(o + 8, true), true);
 }
 
 /** `st_blocks` in units of 512 bytes (05 §2.2). */
@@ -175,17 +177,13 @@ function putBlocks(v: DataView, o: number, inode: Inode): void {
 
 /** struct fuse_attr at byte `o` of a zeroed or reused buffer. */
 export function putAttr(v: DataView, o: number, ino: number, inode: Inode): void {
-  const atime = inode.atime, mtime = inode.mtime, ctime = inode.ctime;
   setU64(v, o, ino);
   v.setUint32(o + 8, inode.sizeLo, true);
   v.setUint32(o + 12, inode.sizeHi, true);
   putBlocks(v, o + 16, inode);
-  putSeconds(v, o + 24, atime.sec);
-  putSeconds(v, o + 32, mtime.sec);
-  putSeconds(v, o + 40, ctime.sec);
-  v.setUint32(o + 48, atime.nsec, true);
-  v.setUint32(o + 52, mtime.nsec, true);
-  v.setUint32(o + 56, ctime.nsec, true);
+  putTime(v, o + 24, o + 48, inode, Inode.ATIME);
+  putTime(v, o + 32, o + 52, inode, Inode.MTIME);
+  putTime(v, o + 40, o + 56, inode, Inode.CTIME);
   v.setUint32(o + 60, inode.mode, true);
   v.setUint32(o + 64, inode.nlink, true);
   v.setUint32(o + 68, inode.uid, true);
@@ -240,9 +238,8 @@ export function putStatx(v: DataView, o: number, ino: number, inode: Inode): num
   v.setUint32(s + 44, inode.sizeHi, true);
   putBlocks(v, s + 48, inode);
   let at = s + 64;
-  for (const time of [inode.atime, inode.crtime, inode.ctime, inode.mtime]) {
-    putSeconds(v, at, time.sec);
-    v.setUint32(at + 8, time.nsec, true);
+  for (const time of [Inode.ATIME, Inode.CRTIME, Inode.CTIME, Inode.MTIME]) {
+    putTime(v, at, at + 8, inode, time);
     at += 16;
   }
   v.setUint32(s + 128, inode.rdev >>> 20, true);
@@ -250,7 +247,10 @@ export function putStatx(v: DataView, o: number, ino: number, inode: Inode): num
   return STATX_OUT;
 }
 
-/** struct fuse_dirent; the caller has seen that it fits. Returns its padded size. */
+/**
+ * struct fuse_dirent; the name is the `length` bytes at byte `from` of `names`. The caller has seen
+ * that it fits. Returns its padded size.
+ */
 export function putDirent(
   v: DataView,
   bytes: Uint8Array,
@@ -258,16 +258,18 @@ export function putDirent(
   ino: number,
   next: number,
   type: number,
-  name: Uint8Array,
+  names: Uint8Array,
+  from: number,
+  length: number,
 ): number {
   setU64(v, o, ino);
   setU64(v, o + 8, next);
-  v.setUint32(o + 16, name.length, true);
+  v.setUint32(o + 16, length, true);
   v.setUint32(o + 20, type, true);
   // Names are short: loops beat calls.
   let at = o + DIRENT;
-  for (let i = 0; i < name.length; i++) bytes[at++] = name[i]!;
-  const padded = o + align8(DIRENT + name.length);
+  for (let i = 0; i < length; i++) bytes[at++] = names[from + i]!;
+  const padded = o + align8(DIRENT + length);
   while (at < padded) bytes[at++] = 0;
   return padded - o;
 }

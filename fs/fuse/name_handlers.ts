@@ -1,11 +1,9 @@
 /** Requests on names and directories: decoded, run as operations, answered with entries. */
 
 import { EEXIST, ENOENT, ESTALE } from "../../format/errno.ts";
-import { inodeKey } from "../../format/item_keys.ts";
 import type { Inode } from "../../format/items.ts";
 import { assert, errnoError, FsError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
-import { inodeOf } from "../inode.ts";
 import type { Op } from "../op.ts";
 import { dtOf } from "../ops/entries.ts";
 import { create, link, lookup, readlink, rmdir, symlink, tmpfile, unlink } from "../ops/names.ts";
@@ -29,7 +27,7 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
       const ino = make(op);
       if (ino === 0) return -ENOENT;
       req.undo = () => fs.refs.forget(ino, 1);
-      return abi.putEntry(req.out.view, 0, ino, inodeAfter(op, fs, ino));
+      return abi.putEntry(req.out.view, 0, ino, resultOf(op));
     });
 
   /** An operation with an empty answer. */
@@ -43,7 +41,7 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
   const opened = (req: FuseRequest, flags: number, make: (op: Op) => number): Answer =>
     run(fs, req, (op) => {
       const ino = make(op);
-      const inode = inodeAfter(op, fs, ino);
+      const inode = resultOf(op);
       fs.refs.open(ino);
       req.undo = () => {
         context.cache.released(ino, flags);
@@ -140,15 +138,15 @@ export function nameHandlers(context: ServeContext, table: HandlerTable): void {
   };
   table[abi.READDIR] = (req) => {
     const dir = req.ino, from = req.position(8), room = Math.min(req.u32(16), OUT_BYTES);
+    const { view, bytes } = req.out;
     return run(fs, req, (op) => {
       let at = 0, previous = -1;
-      readdir(op, fs, dir, from, (ino, pos, type, name) => {
+      readdir(op, fs, dir, from, (ino, pos, type, names, off, length) => {
         // An entry's cookie is the position of the next one that there is (06 NS-4).
-        if (previous >= 0) abi.setDirentNext(req.out.view, previous, pos);
-        if (at + abi.align8(abi.DIRENT + name.length) > room) return false;
-        const { view, bytes } = req.out;
+        if (previous >= 0) abi.setDirentNext(view, previous, pos);
+        if (at + abi.align8(abi.DIRENT + length) > room) return false;
         previous = at;
-        at += abi.putDirent(view, bytes, at, ino, pos + 1, dtOf(type), name);
+        at += abi.putDirent(view, bytes, at, ino, pos + 1, dtOf(type), names, off, length);
         return true;
       });
       return at;
@@ -161,9 +159,8 @@ export function run<T>(fs: Fs, req: FuseRequest, act: (op: Op) => T): T | Promis
   return fs.runner.run(act, req, req.cancel);
 }
 
-/** The inode that an operation has just found, made or changed; it is in memory. */
-export function inodeAfter(op: Op, fs: Fs, ino: number): Inode {
-  const item = fs.items.lookup(op, fs.locks.inode(ino), inodeKey(ino));
-  assert(item !== null, `inode ${ino} is not there after an operation on it`);
-  return inodeOf(fs, item);
+/** The inode that an operation has just found, made or changed, good until it ends. */
+function resultOf(op: Op): Inode {
+  assert(op.result !== null, "an operation leaves the inode that it answers with");
+  return op.result.inode;
 }

@@ -57,10 +57,6 @@ export class Entry extends Dirent {
     for (let i = 0; i < name.length; i++) if (vals[from + i] !== name[i]) return false;
     return true;
   }
-
-  get hashWords(): Words {
-    return { hi: this.hashHi, lo: this.hashLo };
-  }
 }
 
 /**
@@ -137,29 +133,41 @@ export function addLink(op: Op, fs: Fs, link: Link, type: number, name: Uint8Arr
   fs.items.create(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos), val);
 }
 
-/** Makes sure that the readdir and backref items of a link whose dirent was found exist and agree. */
-export function gatherRemoveLink(op: Op, fs: Fs, link: Link, entry: Entry): void {
-  mustAgree(fs.items.lookup(op, link.dirLock, readdirKey(link.dir, link.pos)), entry, link);
-  mustAgree(
-    fs.items.lookup(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos)),
-    entry,
-    link,
-  );
+/** A link that is there: its three items, all found and with one and the same value. */
+export interface OldLink {
+  readonly dirLock: ClusterLock;
+  readonly inoLock: ClusterLock;
+  readonly dirent: Item;
+  readonly readdir: Item;
+  readonly backref: Item;
 }
 
-function mustAgree(item: Item | null, entry: Entry, link: Link): void {
-  if (item === null || !item.hasValueOf(entry.item)) {
-    throw new CorruptError(
-      `the items of the link to inode ${link.ino} at ${link.dir}:${link.pos} disagree`,
-    );
+/** The link of `entry`, a dirent in `dir`, to an inode under `inoLock`; EIO unless its items agree. */
+export function gatherOldLink(
+  op: Op,
+  fs: Fs,
+  dir: number,
+  dirLock: ClusterLock,
+  entry: Entry,
+  inoLock: ClusterLock,
+): OldLink {
+  const { ino, pos, item } = entry;
+  const readdir = fs.items.lookup(op, dirLock, readdirKey(dir, pos));
+  const backref = fs.items.lookup(op, inoLock, backrefKey(ino, dir, pos));
+  if (
+    readdir === null || !readdir.hasValueOf(item) || backref === null || !backref.hasValueOf(item)
+  ) {
+    throw new CorruptError(`the items of the link to inode ${ino} at ${dir}:${pos} disagree`);
   }
+  return { dirLock, inoLock, dirent: item, readdir, backref };
 }
 
 /** Apply: deletes the three items. */
-export function removeLink(op: Op, fs: Fs, link: Link): void {
-  fs.items.delete(op, link.dirLock, direntKey(link.dir, link.hash, link.pos));
-  fs.items.delete(op, link.dirLock, readdirKey(link.dir, link.pos));
-  fs.items.delete(op, link.inoLock, backrefKey(link.ino, link.dir, link.pos));
+export function removeLink(op: Op, fs: Fs, link: OldLink): void {
+  const { dirLock, inoLock, dirent, readdir, backref } = link;
+  fs.items.delete(op, dirLock, dirent.key, dirent);
+  fs.items.delete(op, dirLock, readdir.key, readdir);
+  fs.items.delete(op, inoLock, backref.key, backref);
 }
 
 /** The d_type of a stored entry type: DT_FIFO 1 … DT_WHT 14, DT_UNKNOWN 0 for greater ones. */

@@ -5,7 +5,7 @@
  * Each is one operation with one hold: everything that can fail is checked while gathering, under
  * the WRITE locks of all inodes involved; what the kernel believes of a name is never trusted.
  * Operations that answer with an inode number count one kernel lookup for it in `fs.refs`: whoever
- * does not pass the number on to the kernel must `forget` it.
+ * does not pass the number on to the kernel must `forget` it. They leave its handle in `op.result`.
  */
 
 import {
@@ -63,8 +63,9 @@ import {
   type Entry,
   findEntry,
   gatherAddLink,
-  gatherRemoveLink,
+  gatherOldLink,
   type Link,
+  type OldLink,
   removeLink,
 } from "./entries.ts";
 
@@ -97,10 +98,11 @@ export function lookup(op: Op, fs: Fs, dir: number, name: Uint8Array): number {
     if (entry === null) return 0;
     ino = entry.ino;
   }
-  const { inode } = readInode(op, fs, ino);
-  if (ino === dir && inode.nlink === 0) throw errnoError(ENOENT);
+  const h = readInode(op, fs, ino);
+  if (ino === dir && h.inode.nlink === 0) throw errnoError(ENOENT);
   op.apply();
   fs.refs.addLookup(ino);
+  op.result = h;
   return ino;
 }
 
@@ -165,10 +167,10 @@ function prepareInode(
   inode.gid = gid;
   inode.mode = acl.mode;
   inode.rdev = rdev;
-  inode.atime.set(sec, nsec);
-  inode.mtime.set(sec, nsec);
-  inode.ctime.set(sec, nsec);
-  inode.crtime.set(sec, nsec);
+  inode.setTime(Inode.ATIME, sec, nsec);
+  inode.setTime(Inode.MTIME, sec, nsec);
+  inode.setTime(Inode.CTIME, sec, nsec);
+  inode.setTime(Inode.CRTIME, sec, nsec);
   copyProject(from, inode);
   return { h, acl, sec, nsec };
 }
@@ -200,8 +202,8 @@ function growParent(parent: InodeHandle, name: Uint8Array, made: NewInode, subdi
   const p = parent.edit();
   p.nextReaddirPos += 1;
   p.size += name.length;
-  p.mtime.set(made.sec, made.nsec);
-  p.ctime.set(made.sec, made.nsec);
+  p.setTime(Inode.MTIME, made.sec, made.nsec);
+  p.setTime(Inode.CTIME, made.sec, made.nsec);
   p.version += 1;
   if (subdir) p.nlink += 1;
 }
@@ -281,6 +283,7 @@ function createEntry(
   if (target !== null) storeTarget(op, fs, h, target);
   addLink(op, fs, link, direntType(mode), name);
   writeInode(op, fs, parent, t);
+  op.result = h;
   return h.ino;
 }
 
@@ -311,8 +314,9 @@ export function tmpfile(op: Op, fs: Fs, dir: number, mode: number): number {
   op.apply();
   storeNewInode(op, fs, made, t);
   fs.refs.setUnlinked(h.ino, true);
-  fs.items.createForce(op, fs.locks.orphan(), orphanKey(h.ino), EMPTY, h.lock);
+  createOrphan(op, fs, h.ino, h.lock);
   writeInode(op, fs, parent, t);
+  op.result = h;
   return h.ino;
 }
 
@@ -349,17 +353,18 @@ export function link(op: Op, fs: Fs, ino: number, dir: number, name: Uint8Array)
   const p = parent.edit();
   p.nextReaddirPos += 1;
   p.size += name.length;
-  p.mtime.set(sec, nsec);
-  p.ctime.set(sec, nsec);
+  p.setTime(Inode.MTIME, sec, nsec);
+  p.setTime(Inode.CTIME, sec, nsec);
   p.version += 1;
   const i = target.edit();
-  i.ctime.set(sec, nsec);
+  i.setTime(Inode.CTIME, sec, nsec);
   i.nlink += 1;
   i.version += 1;
   addLink(op, fs, entry, direntType(i.mode), name);
   writeInode(op, fs, parent, t);
   writeInode(op, fs, target, t);
   fs.refs.addLookup(ino);
+  op.result = target;
 }
 
 /** Removes a name that is not a directory (02 §7.7). ENOENT, EISDIR, EPERM (retention). */
@@ -372,27 +377,18 @@ export function rmdir(op: Op, fs: Fs, dir: number, name: Uint8Array): void {
   removeEntry(op, fs, dir, name, true);
 }
 
-/** The place of a stored entry that is to be removed; all its items are there and agree. */
-export function gatherOldLink(
+/** The link of a stored entry that is to be removed; all its items are there and agree. */
+export function gatherRemoval(
   op: Op,
   fs: Fs,
   parent: InodeHandle,
   entry: Entry,
   target: InodeHandle,
-): Link {
+): OldLink {
   if (parent.inode.size < entry.nameLen) {
     throw new CorruptError(`directory ${parent.ino} is shorter than the sum of its names`);
   }
-  const link = {
-    dir: parent.ino,
-    dirLock: parent.lock,
-    pos: entry.pos,
-    hash: entry.hashWords,
-    ino: target.ino,
-    inoLock: target.lock,
-  };
-  gatherRemoveLink(op, fs, link, entry);
-  return link;
+  return gatherOldLink(op, fs, parent.ino, parent.lock, entry, target.lock);
 }
 
 /** Would the inode lose its last link if one of its names went? */
@@ -408,9 +404,14 @@ export function gatherOrphan(op: Op, fs: Fs): void {
   fs.orphans.awaitRoom(op);
 }
 
+/** An inode that has links has no orphan item in any tree: the one that it gets now is the first. */
+function createOrphan(op: Op, fs: Fs, ino: number, lock: ClusterLock): void {
+  fs.items.createForce(op, fs.locks.orphan(), orphanKey(ino), EMPTY, lock, true);
+}
+
 /** Apply: the inode just lost its last link. It is deleted when nobody uses it (02 §6). */
 export function becomeOrphan(op: Op, fs: Fs, ino: number, lock: ClusterLock): void {
-  fs.items.createForce(op, fs.locks.orphan(), orphanKey(ino), EMPTY, lock);
+  createOrphan(op, fs, ino, lock);
   if (!fs.refs.setUnlinked(ino, true)) fs.orphans.enqueue(ino);
 }
 
@@ -423,7 +424,7 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
   if (target.isDir !== directory) throw errnoError(directory ? ENOTDIR : EISDIR);
   if (directory && target.inode.size !== 0) throw errnoError(ENOTEMPTY);
   if ((target.inode.flags & INODE_FLAG_RETENTION) !== 0) throw errnoError(EPERM);
-  const link = gatherOldLink(op, fs, parent, entry, target);
+  const link = gatherRemoval(op, fs, parent, entry, target);
   const last = isLastLink(target);
   if (last) gatherOrphan(op, fs);
   const t = gatherUpdate(
@@ -438,12 +439,12 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
   if (last) becomeOrphan(op, fs, target.ino, target.lock);
   removeLink(op, fs, link);
   const p = parent.edit();
-  p.mtime.set(sec, nsec);
-  p.ctime.set(sec, nsec);
+  p.setTime(Inode.MTIME, sec, nsec);
+  p.setTime(Inode.CTIME, sec, nsec);
   p.size -= name.length;
   p.version += 1;
   const i = target.edit();
-  i.ctime.set(sec, nsec);
+  i.setTime(Inode.CTIME, sec, nsec);
   i.version += 1;
   i.nlink -= 1;
   if (directory) {

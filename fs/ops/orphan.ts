@@ -46,6 +46,12 @@ import { gatherTagRemoval, readHead } from "./xattr.ts";
 
 /** Unlinks wait while so many inodes are to be deleted. */
 const QUEUE_LIMIT = 1024;
+/** Inodes without data and attributes that are deleted in one hold. */
+const BATCH = 32;
+/** How long the first of them waits for company, in milliseconds. */
+const COMPANY_MS = 5;
+/** Items that one of them changes: two index items, its orphan item, its own. */
+const BARE_ITEMS = 4;
 /** A deletion never runs longer than this without letting others run, in milliseconds. */
 const SLICE_MS = 1;
 /** Longest wait of others for deletions to free space, in milliseconds. */
@@ -58,10 +64,12 @@ const STEP_ITEMS = 12;
 const FIRST_INO = 2;
 
 /** What a step of a deletion found or did. */
-const GONE = 0;
-const IN_USE = 1;
-const EXTENTS = 2;
-const STEPPED = 3;
+const DONE = 0;
+const EXTENTS = 1;
+const STEPPED = 2;
+
+/** No item of an inode has a greater type. */
+const LAST_TYPE = 255;
 
 interface GroupMap {
   readonly writeSeq: number;
@@ -74,6 +82,8 @@ export class Orphans {
   readonly #queued = new Set<number>();
   readonly #maps = new Map<number, GroupMap>();
   #working: Promise<void> | null = null;
+  /** Ends the wait for company. */
+  #begin: () => void = () => {};
   #roomWaiters: (() => void)[] = [];
   #scanning: Promise<void> | null = null;
   #timer: TimerId | null = null;
@@ -110,12 +120,16 @@ export class Orphans {
     if (this.#queued.has(ino)) return;
     this.#queued.add(ino);
     this.#queue.push(ino);
-    this.#working ??= this.#work();
+    if (this.#working === null) this.#working = this.#work();
+    else if (this.#queue.length >= BATCH) this.#begin();
   }
 
   /** Resolves when nothing is pending. */
   async drain(): Promise<void> {
-    while (this.#working !== null) await this.#working;
+    while (this.#working !== null) {
+      this.#begin();
+      await this.#working;
+    }
   }
 
   /**
@@ -129,23 +143,12 @@ export class Orphans {
 
   async #work(): Promise<void> {
     const { clock } = this.fs;
-    // Not within the operation that made the orphan.
-    await null;
+    await this.#company();
     let since = clock.now();
-    for (;;) {
-      const ino = this.#queue.shift();
-      if (ino === undefined) break;
-      try {
-        await this.delete(ino);
-      } catch (e) {
-        if (!(e instanceof FsError)) throw e;
-        if (e.errno === ENOLINK) {
-          this.#giveUp();
-          break;
-        }
-        this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
-      }
-      this.#queued.delete(ino);
+    while (this.#queue.length > 0) {
+      const inos = this.#take();
+      await this.#deleteAll(inos);
+      for (const ino of inos) this.#queued.delete(ino);
       if (this.#queued.size < QUEUE_LIMIT) this.#wakeRoomWaiters();
       if (clock.now() - since > SLICE_MS) {
         await this.#breathe();
@@ -153,6 +156,51 @@ export class Orphans {
       }
     }
     this.#working = null;
+  }
+
+  /** Waits for more to delete, for a moment; at least until the operation that brought one ends. */
+  async #company(): Promise<void> {
+    const { clock } = this.fs;
+    await new Promise<void>((resolve) => {
+      const timer = clock.setTimer(COMPANY_MS, resolve);
+      this.#begin = () => {
+        clock.clearTimer(timer);
+        resolve();
+      };
+    });
+    this.#begin = () => {};
+  }
+
+  /** The next of the queue, under one lock. */
+  #take(): number[] {
+    const queue = this.#queue;
+    const group = Math.floor(queue[0]! / INODE_GROUP_SIZE);
+    let n = 1;
+    while (n < BATCH && n < queue.length && Math.floor(queue[n]! / INODE_GROUP_SIZE) === group) n++;
+    return queue.splice(0, n);
+  }
+
+  async #deleteAll(inos: readonly number[]): Promise<void> {
+    let rest = inos;
+    try {
+      const ran = this.fs.runner.run((op) => this.#deleteBare(op, inos));
+      rest = ran instanceof Promise ? await ran : ran;
+    } catch (e) {
+      // Each by itself shows which one it is.
+      if (!(e instanceof FsError)) throw e;
+    }
+    for (const ino of rest) {
+      try {
+        await this.delete(ino);
+      } catch (e) {
+        if (!(e instanceof FsError)) throw e;
+        if (e.errno === ENOLINK) {
+          this.#giveUp();
+          return;
+        }
+        this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
+      }
+    }
   }
 
   /** The mount was aborted: nothing will be deleted any more. */
@@ -183,26 +231,56 @@ export class Orphans {
     for (;;) {
       const ran = this.fs.runner.run((op) => this.#step(op, ino));
       const step = ran instanceof Promise ? await ran : ran;
-      if (step === GONE || step === IN_USE) return;
+      if (step === DONE) return;
       if (step === EXTENTS) await deleteExtents(this.fs, ino);
     }
   }
 
   #step(op: Op, ino: number): number {
-    const { fs } = this;
-    const h = findInode(op, fs, ino, LOCK_WRITE);
-    if (h === null) return GONE;
-    const { lock } = h;
-    // Used here: it comes back when it is not any more.
-    if (h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return IN_USE;
-    if (this.#openElsewhere(op, lock, ino)) return IN_USE;
+    const h = this.#deletable(op, ino);
+    if (h === null) return DONE;
     if (h.isReg) {
       const last = lastInodeKey(ino, TYPE_DATA_EXTENT);
-      if (fs.items.next(op, lock, extentKey(ino, 0, 0), last) !== null) return EXTENTS;
+      if (this.fs.items.next(op, h.lock, extentKey(ino, 0, 0), last) !== null) return EXTENTS;
     }
     if (this.#deleteXattr(op, h)) return STEPPED;
     this.#deleteInode(op, h);
-    return GONE;
+    return DONE;
+  }
+
+  /** The inode if it may be deleted; null when it is gone, has links or is in use anywhere. */
+  #deletable(op: Op, ino: number): InodeHandle | null {
+    const { fs } = this;
+    const h = findInode(op, fs, ino, LOCK_WRITE);
+    // Used here: it comes back when it is not any more.
+    if (h === null || h.inode.nlink > 0 || fs.refs.setUnlinked(ino, true)) return null;
+    return this.#openElsewhere(op, h.lock, ino) ? null : h;
+  }
+
+  /**
+   * Deletes those that have no items but their own, in one hold, and returns the others that are to
+   * be deleted.
+   */
+  #deleteBare(op: Op, inos: readonly number[]): number[] {
+    const { fs } = this;
+    const bare: InodeHandle[] = [], others: number[] = [];
+    for (const ino of inos) {
+      const h = this.#deletable(op, ino);
+      if (h === null) continue;
+      const behind = inodeKey(ino).inc();
+      if (fs.items.next(op, h.lock, behind, lastInodeKey(ino, LAST_TYPE)) !== null) {
+        others.push(ino);
+        continue;
+      }
+      lockIndexItems(op, fs, h);
+      bare.push(h);
+    }
+    if (bare.length === 0) return others;
+    op.lock(fs.locks.orphan(), LOCK_WRITE_ONLY);
+    op.hold({ allocating: false, items: bare.length * BARE_ITEMS });
+    op.apply();
+    for (const h of bare) this.#removeInode(op, h);
+    return others;
   }
 
   /** Is the inode in use by another mount? Asks at most once per grant of the group's lock. */
@@ -262,10 +340,17 @@ export class Orphans {
     }
     op.hold({ allocating: false, items: STEP_ITEMS });
     op.apply();
-    deleteIndexItems(op, fs, h);
     for (const key of parts) fs.items.delete(op, lock, key);
+    this.#removeInode(op, h);
+  }
+
+  /** Apply: the inode's own item, and those that say where it is. */
+  #removeInode(op: Op, h: InodeHandle): void {
+    const { fs } = this;
+    const { ino, lock } = h;
+    deleteIndexItems(op, fs, h);
     fs.items.deleteForce(op, fs.locks.orphan(), orphanKey(ino), lock);
-    fs.items.delete(op, lock, inodeKey(ino));
+    fs.items.delete(op, lock, inodeKey(ino), h.item);
     fs.trans.addInodes(op, -1);
   }
 

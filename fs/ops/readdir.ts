@@ -17,14 +17,21 @@ import { lookupParent } from "./names.ts";
 
 /** Of `type` in a Dirent. */
 const TYPE_OFF = 24;
-const DOT = new TextEncoder().encode(".");
-const DOTDOT = new TextEncoder().encode("..");
+const DOTS = new TextEncoder().encode("..");
 
 /**
  * One entry; false when there is no room for it. `pos` + 1 is where to continue after it, `type` the
- * stored type (see `dtOf`), `name` is valid only during the call.
+ * stored type (see `dtOf`); the name is the `length` bytes at byte `off` of `from`, valid only during
+ * the call.
  */
-export type VisitEntry = (ino: number, pos: number, type: number, name: Uint8Array) => boolean;
+export type VisitEntry = (
+  ino: number,
+  pos: number,
+  type: number,
+  from: Uint8Array,
+  off: number,
+  length: number,
+) => boolean;
 
 /**
  * Visits the entries at positions ≥ `pos`, in order, until `visit` returns false or none is left.
@@ -33,10 +40,10 @@ export type VisitEntry = (ino: number, pos: number, type: number, name: Uint8Arr
 export function readdir(op: Op, fs: Fs, dir: number, pos: number, visit: VisitEntry): void {
   const h = readInode(op, fs, dir);
   if (!h.isDir) throw errnoError(ENOTDIR);
-  if (pos <= 0 && !visit(dir, 0, DT_DIR, DOT)) return;
+  if (pos <= 0 && !visit(dir, 0, DT_DIR, DOTS, 0, 1)) return;
   if (pos <= 1) {
     const parent = h.inode.nlink === 0 ? dir : lookupParent(op, fs, dir);
-    if (!visit(parent, 1, DT_DIR, DOTDOT)) return;
+    if (!visit(parent, 1, DT_DIR, DOTS, 0, 2)) return;
   }
   const last = lastInodeKey(dir, TYPE_READDIR);
   const first = readdirKey(dir, Math.max(pos, DIRENT_FIRST_POS));
@@ -47,7 +54,7 @@ export function readdir(op: Op, fs: Fs, dir: number, pos: number, visit: VisitEn
       const details = `item ${page.key(i)} has a name of ${nameLen} bytes`;
       throw corruption(fs, "SC_DIRENT_READDIR_NAME_LEN", details);
     }
-    const name = vals.subarray(off + Dirent.SIZE, off + len);
-    return visit(getU64Bytes(vals, off), page.second(i), vals[off + TYPE_OFF]!, name);
+    const ino = getU64Bytes(vals, off);
+    return visit(ino, page.second(i), vals[off + TYPE_OFF]!, vals, off + Dirent.SIZE, nameLen);
   });
 }

@@ -16,6 +16,7 @@ import {
   EPERM,
 } from "../../format/errno.ts";
 import { direntHash } from "../../format/hash.ts";
+import { Inode } from "../../format/items.ts";
 import { LOCK_WRITE } from "../../format/wire.ts";
 import { errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
@@ -31,8 +32,8 @@ import type { Op } from "../op.ts";
 import { addLink, checkName, findEntry, gatherAddLink, removeLink } from "./entries.ts";
 import {
   becomeOrphan,
-  gatherOldLink,
   gatherOrphan,
+  gatherRemoval,
   isLastLink,
   lockDirectory,
   lookupParent,
@@ -90,8 +91,8 @@ export function rename(
   refuseRetained(oi);
   if (ni !== null) refuseRetained(ni);
 
-  const oldLink = gatherOldLink(op, fs, od, from, oi);
-  const overLink = over === null || ni === null ? null : gatherOldLink(op, fs, nd, over, ni);
+  const oldLink = gatherRemoval(op, fs, od, from, oi);
+  const overLink = over === null || ni === null ? null : gatherRemoval(op, fs, nd, over, ni);
   const link = newLink(nd, newHash, oi);
   gatherAddLink(op, fs, link, false);
   const last = ni !== null && isLastLink(ni);
@@ -125,8 +126,8 @@ export function rename(
   }
   for (const { h } of updates) {
     const i = h.edit();
-    if (h === od || h === nd) i.mtime.set(sec, nsec);
-    i.ctime.set(sec, nsec);
+    if (h === od || h === nd) i.setTime(Inode.MTIME, sec, nsec);
+    i.setTime(Inode.CTIME, sec, nsec);
     i.version += 1;
     writeInode(op, fs, h, t);
   }

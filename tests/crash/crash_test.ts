@@ -143,8 +143,8 @@ async function readAll(m: LocalFs): Promise<{ tick: number; found: State }> {
     if (kind === "dir") {
       await m.run((op, fs) => {
         entries.clear();
-        readdir(op, fs, ino, 2, (child, _pos, _type, name) => {
-          entries.set(text(name), child);
+        readdir(op, fs, ino, 2, (child, _pos, _type, from, off, length) => {
+          entries.set(text(from.subarray(off, off + length)), child);
           return true;
         });
       });

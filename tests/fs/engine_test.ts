@@ -77,7 +77,7 @@ function change(m: TestMount, model: Map<string, string>, random: SeededRandom) 
     ) {
       if (item === null) fs.items.create(op, lock, key, val);
       else if (what === 0) fs.items.delete(op, lock, key);
-      else if (what === 1) fs.items.updateAt(op, lock, key, item.view, item.off, item.length);
+      else if (what === 1) fs.items.updateAt(op, lock, item, item.view, item.off, item.length);
       else fs.items.update(op, lock, key, val);
       if (item !== null && what === 0) model.delete(`${key}`);
       else model.set(`${key}`, hex(val));

@@ -23,11 +23,12 @@ const CRASHES = 60;
 async function tree(m: LocalFs): Promise<string[]> {
   return await m.run((op, fs) => {
     const names: string[] = [];
-    readdir(op, fs, 1, 2, (dir, _pos, type, name) => {
-      names.push(text(name));
+    readdir(op, fs, 1, 2, (dir, _pos, type, from, off, length) => {
+      const name = text(from.subarray(off, off + length));
+      names.push(name);
       if (type === 2) {
-        readdir(op, fs, dir, 2, (_ino, _p, _t, sub) => {
-          names.push(`${text(name)}/${text(sub)}`);
+        readdir(op, fs, dir, 2, (_ino, _p, _t, from, off, length) => {
+          names.push(`${name}/${text(from.subarray(off, off + length))}`);
           return true;
         });
       }

@@ -301,9 +301,10 @@ class Run {
       const names: string[] = [];
       await m.run((op, fs) => {
         names.length = 0;
-        readdir(op, fs, dir.ino, 2, (ino, _pos, _type, name) => {
-          assert.equal(ino, dir.entries.get(text(name))?.ino);
-          names.push(text(name));
+        readdir(op, fs, dir.ino, 2, (ino, _pos, _type, from, off, length) => {
+          const name = text(from.subarray(off, off + length));
+          assert.equal(ino, dir.entries.get(name)?.ino);
+          names.push(name);
           return true;
         });
       });

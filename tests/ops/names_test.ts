@@ -72,9 +72,14 @@ interface Listed {
 async function list(m: LocalFs, dir: number, pos = 0, limit = Infinity): Promise<Listed[]> {
   return await m.run((op, fs) => {
     const entries: Listed[] = [];
-    readdir(op, fs, dir, pos, (ino, at, type, name) => {
+    readdir(op, fs, dir, pos, (ino, at, type, from, off, length) => {
       if (entries.length >= limit) return false;
-      entries.push({ ino, pos: at, name: text(name), type: dtOf(type) });
+      entries.push({
+        ino,
+        pos: at,
+        name: text(from.subarray(off, off + length)),
+        type: dtOf(type),
+      });
       return true;
     });
     return entries;

@@ -2,13 +2,15 @@
 
 import assert from "node:assert/strict";
 import { ENOENT } from "../../format/errno.ts";
-import { CMD_OPEN_INO_MAP } from "../../format/wire.ts";
+import { inodeKey } from "../../format/item_keys.ts";
+import { CMD_OPEN_INO_MAP, LOCK_WRITE } from "../../format/wire.ts";
 import { getattr } from "../../fs/ops/attr.ts";
-import { create, lookup, rmdir, tmpfile, unlink } from "../../fs/ops/names.ts";
+import { create, link, lookup, rmdir, symlink, tmpfile, unlink } from "../../fs/ops/names.ts";
 import { rename } from "../../fs/ops/rename.ts";
 import { setXattr } from "../../fs/ops/xattr.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { assertSound, committedItems, LocalFs, newLocalFs } from "../helpers/local_fs.ts";
+import { SeededRandom } from "../helpers/sim_reactor.ts";
 
 const b = (s: string): Uint8Array => new TextEncoder().encode(s);
 const FILE = 0o100644;
@@ -126,6 +128,93 @@ Deno.test("orphans: the open map is asked for once per grant, not per inode", as
   await m.unmount();
 });
 
+Deno.test("orphans: a file that lived within one transaction leaves nothing to be written", async () => {
+  const m = await newLocalFs();
+  // The root and its index item are changed in any case.
+  await file(m, "stays");
+  const dirty = m.fs.items.dirtyItems;
+  const gone = [await file(m, "a"), await file(m, "b")];
+  for (const name of ["a", "b"]) await m.run((op, fs) => unlink(op, fs, 1, b(name)));
+  await m.fs.orphans.drain();
+  assert.equal(m.fs.items.dirtyItems, dirty);
+  await m.sync();
+  for (const ino of gone) assert.deepEqual(itemsOf(m.cluster, ino), []);
+  assert.deepEqual(orphans(m.cluster), []);
+  assertSound(m.cluster);
+  await m.unmount();
+});
+
+Deno.test("orphans: what was committed before is deleted from the trees", async () => {
+  const m = await newLocalFs();
+  // Linked again and unlinked again: its orphan item has a history.
+  const t = await m.run((op, fs) => tmpfile(op, fs, 1, FILE));
+  await m.sync();
+  await m.run((op, fs) => link(op, fs, t, 1, b("t")));
+  const f = await file(m, "f");
+  await m.sync();
+  await m.run((op, fs) => unlink(op, fs, 1, b("t")));
+  await m.run((op, fs) => unlink(op, fs, 1, b("f")));
+  await m.sync();
+  assert.ok(orphans(m.cluster).includes(`8.0.4.${t}.0.0`));
+  m.fs.refs.forget(t, 2);
+  await m.fs.orphans.drain();
+  await m.sync();
+  assert.deepEqual([itemsOf(m.cluster, t), itemsOf(m.cluster, f), orphans(m.cluster)], [
+    [],
+    [],
+    [],
+  ]);
+  assertSound(m.cluster);
+  await m.unmount();
+});
+
+Deno.test("orphans: many are deleted in one hold, others of them by themselves", async () => {
+  const m = await newLocalFs({ paranoid: { random: new SeededRandom(1), suspendPerMille: 50 } });
+  const names = Array.from({ length: 20 }, (_, i) => `f${i}`);
+  const inos: number[] = [];
+  for (const name of names) inos.push(await file(m, name));
+  const [tagged, damaged, open] = inos;
+  await m.run((op, fs) => setXattr(op, fs, tagged!, b("scoutfs.totl.x.1.2.3"), b("9"), 0));
+  const linked = inos.at(-1)!;
+  await m.run((op, fs) => link(op, fs, linked, 1, b("other")));
+  const target = await m.run((op, fs) => symlink(op, fs, 1, b("s"), b("t".repeat(2000))));
+  m.fs.refs.forget(target, 1);
+  m.fs.refs.forget(linked, 1);
+  m.fs.refs.open(open!);
+  await m.sync();
+  for (const name of [...names, "s"]) await m.run((op, fs) => unlink(op, fs, 1, b(name)));
+  await m.run((op, fs) => {
+    const lock = fs.locks.inode(damaged!);
+    op.lock(lock, LOCK_WRITE);
+    assert.ok(fs.items.lookup(op, lock, inodeKey(damaged!)) !== null);
+    op.hold({ allocating: false });
+    op.apply();
+    fs.items.update(op, lock, inodeKey(damaged!), new Uint8Array(100));
+  });
+  await m.fs.orphans.drain();
+  assert.ok(m.log.some((l) => l.includes(`inode ${damaged} could not be deleted`)), `${m.log}`);
+  await m.sync();
+  const left = [damaged, open, linked];
+  for (const ino of [...inos, target]) {
+    assert.equal(itemsOf(m.cluster, ino).length > 0, left.includes(ino), `inode ${ino}`);
+  }
+  assert.deepEqual(orphans(m.cluster), [damaged, open].map((ino) => `8.0.4.${ino}.0.0`));
+  m.fs.refs.release(open!);
+  await m.fs.orphans.drain();
+  await m.unmount();
+});
+
+Deno.test("orphans: bare inodes share a hold", async () => {
+  const m = await newLocalFs();
+  for (let i = 0; i < 30; i++) await file(m, `f${i}`);
+  await m.sync();
+  for (let i = 0; i < 30; i++) await m.run((op, fs) => unlink(op, fs, 1, b(`f${i}`)));
+  const before = m.fs.trans.holds;
+  await m.fs.orphans.drain();
+  assert.equal(m.fs.trans.holds, before + 1);
+  await m.unmount();
+});
+
 Deno.test("orphans: a crash leaves them; the next mount's first scan deletes them", async () => {
   const m = await newLocalFs();
   const f = await m.run((op, fs) => create(op, fs, 1, b("f"), FILE));
@@ -161,6 +250,7 @@ Deno.test("orphans: a deletion that a crash interrupted is resumed", async () =>
   const run = m.fs.runner.run.bind(m.fs.runner);
   const never = new Promise<never>(() => {});
   m.fs.runner.run = (fn, caller, cancel) => ++steps > 3 ? never : run(fn, caller ?? null, cancel);
+  await m.cluster.timers.advance(10);
   await settle();
   assert.ok(steps > 3);
   await m.sync();
