@@ -40,9 +40,8 @@ export function isZero(bytes: Uint8Array, off: number, len: number): boolean {
     // Most of it by words.
     const lead = (4 - at % 4) % 4, words = (len - lead) >> 2;
     for (; i < off + lead; i++) if (bytes[i] !== 0) return false;
-    for (const word of new Uint32Array(bytes.buffer, at + lead, words)) {
-      if (word !== 0) return false;
-    }
+    const w = new Uint32Array(bytes.buffer, at + lead, words);
+    for (let k = 0; k < words; k++) if (w[k] !== 0) return false;
     i += 4 * words;
   }
   for (; i < end; i++) if (bytes[i] !== 0) return false;

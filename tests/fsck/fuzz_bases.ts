@@ -19,17 +19,17 @@ export interface Subject {
 }
 
 const GOLDEN: readonly (readonly [name: GoldenName, weight: number])[] = [
-  ["features-v2", 2],
-  ["crash", 2],
+  ["features-v2", 1],
+  ["crash", 1],
   ["fresh-v1", 1],
-  ["fresh-3quorum", 1],
+  ["fresh-3quorum", 2],
   ["fresh-zoned", 1],
 ];
 
 const OWN: readonly (readonly [name: string, weight: number])[] = [
-  ["sample", 10],
-  ["mounts", 4],
-  ["mounts-v1", 3],
+  ["sample", 8],
+  ["mounts", 10],
+  ["mounts-v1", 6],
 ];
 
 /** Names of the volumes that are there (but the large one), each as often as its weight says. */

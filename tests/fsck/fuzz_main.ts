@@ -15,6 +15,7 @@ import { type Outcome, Target } from "./fuzz.ts";
 const HANG_MS = 60_000;
 const MEMORY_KIB = 2 << 20;
 const LOOK_MS = 1000;
+const PROGRESS = 2000;
 
 const targets = new Map<string, Target>();
 
@@ -42,7 +43,7 @@ class Campaign {
   #peakKib = 0;
 
   add(o: Outcome): void {
-    this.runs++;
+    if (++this.runs % PROGRESS === 0) console.log(`… ${this.runs} runs, ${this.failures} failures`);
     this.#count(this.#counts, `${o.kind}: ${o.what}`);
     let base = this.#byBase.get(o.base);
     if (base === undefined) this.#byBase.set(o.base, base = new Map());
