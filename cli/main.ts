@@ -6,11 +6,9 @@
 
 import { Command, CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
-import { EIO, errnoName, errnoNumber, strerror } from "../format/errno.ts";
-import { FormatError } from "../format/bytes.ts";
-import { FsError } from "../fs/errors.ts";
+import { EIO, errnoName, strerror } from "../format/errno.ts";
 import { COMMAND_GROUPS, type CommandEntry, UsageError } from "./command.ts";
-import { printError, printLine } from "./output.ts";
+import { errnoOfFailure, printError, printLine } from "./output.ts";
 
 /** Exit status of usage errors, EX_USAGE of sysexits, and of failures. */
 const STATUSES = { usage: 64, failure: 1 };
@@ -36,14 +34,14 @@ const COMMANDS: readonly CommandEntry[] = [
     name: "install-mount-helper",
     group: "Core admin",
     synopsis: "[-d DIRECTORY] [-r]",
-    summary: "Install mount.scoutfs, so that mount -t scoutfs works",
+    summary: "Install mount.scoutfs and fsck.scoutfs, for mount -t scoutfs and fsck -t scoutfs",
     example: "install-mount-helper && mount -t scoutfs -o metadev_path=/dev/sdb /dev/sdc /mnt",
     load: () => import("./install-mount-helper.ts"),
   },
   {
     name: "fsck",
     group: "Core admin",
-    synopsis: "[-n] [-f] META-DEVICE DATA-DEVICE",
+    synopsis: "[-n | -p | -y] META-DEVICE DATA-DEVICE",
     summary: "Check a filesystem that is not mounted",
     example: "fsck -n /dev/sdb /dev/sdc",
     load: () => import("./fsck.ts"),
@@ -226,12 +224,4 @@ function report(name: string, e: unknown, statuses: typeof STATUSES): number {
   else if (message !== errnoName(errno)) printError(message);
   printError(`scoutfs: ${name} failed: ${strerror(errno)} (${errno})`);
   return statuses.failure;
-}
-
-/** The errno of an error of ours or of the runtime; undefined for a defect. */
-function errnoOfFailure(e: unknown): number | undefined {
-  if (e instanceof FsError) return e.errno;
-  if (e instanceof FormatError) return EIO;
-  const code = e instanceof Error && "code" in e ? e.code : undefined;
-  return typeof code === "string" ? errnoNumber(code) : undefined;
 }

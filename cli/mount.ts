@@ -11,7 +11,7 @@ import { type CommandSpec, UsageError } from "./command.ts";
 import { MountLog } from "./mount/log.ts";
 import { runMount } from "./mount/main.ts";
 import { runtimeDir } from "./mount/paths.ts";
-import { printError, printLine } from "./output.ts";
+import { errnoOfFailure, printError, printLine } from "./output.ts";
 
 /** Set in the child's environment: it reports on standard output. */
 const CHILD = "SCOUTFS_MOUNT_CHILD";
@@ -30,7 +30,7 @@ export const command: CommandSpec = {
         const params = { dataPath, mountpoint, options };
         if (opts.foreground === true) {
           await runMount(params, {
-            log: (line) => console.error(line),
+            log: logToStderr,
             onReady: () => {},
           });
           Deno.exit(0);
@@ -40,6 +40,15 @@ export const command: CommandSpec = {
       });
   },
 };
+
+/** A line of a mount in front. A terminal or pipe that is gone must not end a mount. */
+function logToStderr(line: string): void {
+  try {
+    console.error(line);
+  } catch {
+    // There is nobody to tell.
+  }
+}
 
 function collect(value: string, before: string[]): string[] {
   return [...before, value];
@@ -97,15 +106,16 @@ async function startChild(): Promise<void> {
 
 /** The child: tells its parent how it went, then has nothing to do with any terminal. */
 async function serveInBackground(params: Parameters<typeof runMount>[0]): Promise<never> {
-  const log = new MountLog(runtimeDir());
+  let log: MountLog | null = null;
   let told = false;
   const parent = Deno.ppid;
   const watch = setInterval(() => {
     if (Deno.ppid !== parent) Deno.kill(Deno.pid, "SIGTERM");
   }, 1000);
   try {
+    const file = log = new MountLog(runtimeDir());
     await runMount(params, {
-      log: (line) => log.write(line),
+      log: (line) => file.write(line),
       onReady: () => {
         told = true;
         clearInterval(watch);
@@ -115,9 +125,11 @@ async function serveInBackground(params: Parameters<typeof runMount>[0]): Promis
     });
   } catch (e) {
     const message = e instanceof Error ? e.message : String(e);
-    const errno = e instanceof FsError ? e.errno : EIO;
+    const errno = errnoOfFailure(e) ?? EIO;
     if (!told) printLine(`error ${errno} ${message.split("\n")[0] ?? strerror(errno)}`);
-    if (!(e instanceof FsError)) log.write(`scoutfs error: ${(e as Error).stack ?? message}`);
+    if (errnoOfFailure(e) === undefined) {
+      log?.write(`scoutfs error: ${(e as Error).stack ?? message}`);
+    }
     Deno.exit(1);
   }
   Deno.exit(0);

@@ -3,6 +3,10 @@
  * that went away (`scoutfs print DEV | head`) ends the process quietly as it would a C program.
  */
 
+import { FormatError } from "../format/bytes.ts";
+import { EIO, errnoNumber } from "../format/errno.ts";
+import { FsError } from "../fs/errors.ts";
+
 const encoder = new TextEncoder();
 const FLUSH_AT = 65536;
 
@@ -45,4 +49,12 @@ export class Output {
     this.#pieces = [];
     this.#length = 0;
   }
+}
+
+/** The errno of an error of ours or of the runtime; undefined for a defect. */
+export function errnoOfFailure(e: unknown): number | undefined {
+  if (e instanceof FsError) return e.errno;
+  if (e instanceof FormatError) return EIO;
+  const code = e instanceof Error && "code" in e ? e.code : undefined;
+  return typeof code === "string" ? errnoNumber(code) : undefined;
 }

@@ -3,6 +3,10 @@
  * its time, the mount's name and, if it is one, `error` or `warning` (05 §15).
  */
 
+import { EIO, strerror } from "../../format/errno.ts";
+import { FsError } from "../../fs/errors.ts";
+import { errnoOfFailure } from "../output.ts";
+
 /** A log that has grown to this is kept once, as `mount.log.1`. */
 const ROTATE_BYTES = 4 << 20;
 
@@ -10,7 +14,12 @@ export class MountLog {
   readonly path: string;
 
   constructor(runtimeDir: string) {
-    Deno.mkdirSync(runtimeDir, { recursive: true });
+    try {
+      Deno.mkdirSync(runtimeDir, { recursive: true });
+    } catch (e) {
+      const code = errnoOfFailure(e) ?? EIO;
+      throw new FsError(code, `runtime directory ${runtimeDir}: ${strerror(code)}`);
+    }
     this.path = `${runtimeDir}/mount.log`;
   }
 

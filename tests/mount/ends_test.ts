@@ -31,6 +31,18 @@ mountTest("a TCP port in use fails the mount before anything is written", {}, as
   await v.mount();
 });
 
+mountTest("without a runtime directory no mount, without a writable log one", {}, async (v) => {
+  await Deno.writeTextFile(`${v.dir}/run`, "");
+  const r = await v.tryMount();
+  assert.equal(r.code, 1);
+  assert.match(r.err, /^runtime directory \S+\/run: File exists\nscoutfs: mount failed: .*\n$/);
+  assert.deepEqual(hostRecords(v), []);
+  await Deno.remove(`${v.dir}/run`);
+  await Deno.mkdir(`${v.dir}/run/mount.log`, { recursive: true });
+  await v.mount();
+  await v.sh("echo kept > file");
+});
+
 for (const moment of ["mounting", "server of term", "connected to", "mounted"]) {
   mountTest(`SIGTERM at "${moment}" ends the mount and its process`, {}, async (v) => {
     const child = v.spawnForeground();
