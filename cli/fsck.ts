@@ -29,6 +29,7 @@ import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
+import { type DevicePair, devicesOf } from "./fstab.ts";
 import { ProgressLine } from "./fsck_progress.ts";
 import { Output, printError, printLine } from "./output.ts";
 import { parseSize } from "./parse.ts";
@@ -59,7 +60,10 @@ interface FsckOptions {
 export const command: CommandSpec = {
   statuses: { usage: 16, failure: EXIT_FAILED },
   setup(c) {
-    c.argument("[meta-device]", "metadata device or image file")
+    c.argument(
+      "[meta-device]",
+      "metadata device or image file; alone: either device of a line of fstab",
+    )
       .argument("[data-device]", "data device or image file")
       .option("-n, --no-changes", "only report, change nothing; the default without a terminal")
       .option("-p, --preen", "mend what can be mended without losing anything")
@@ -80,7 +84,7 @@ export const command: CommandSpec = {
           return;
         }
         const online = o.online;
-        if (online === undefined && (metaPath === undefined || dataPath === undefined)) {
+        if (online === undefined && metaPath === undefined) {
           throw new UsageError("must provide metadata and data device path arguments");
         }
         const options: FsckOptions = {
@@ -103,7 +107,9 @@ export const command: CommandSpec = {
         }
         const { undoApply } = o;
         const write = undoApply !== undefined || options.mode !== "report";
-        const devices = { meta: metaPath ?? "", data: dataPath ?? "", write, exclusive: true };
+        const pair = bothDevices(metaPath ?? "", dataPath);
+        if (pair === null) return;
+        const devices = { ...pair, write, exclusive: true };
         Deno.exitCode = await withDevices(devices, (meta, data) => {
           if (undoApply !== undefined) return undo(undoApply, meta, data);
           return withHelp(
@@ -159,6 +165,19 @@ async function withHelp(
   } finally {
     ring?.close();
     await crew?.close();
+  }
+}
+
+/** The devices as they were given, or both by fstab if one was. Says why there is no other. */
+function bothDevices(first: string, second: string | undefined): DevicePair | null {
+  if (second !== undefined) return { meta: first, data: second };
+  try {
+    return devicesOf(first);
+  } catch (e) {
+    if (!(e instanceof FsError)) throw e;
+    printError(`fsck: ${e.message}`);
+    Deno.exitCode = EXIT_FAILED;
+    return null;
   }
 }
 

@@ -1,7 +1,7 @@
 /**
- * `scoutfs install-mount-helper`: puts a small script where mount(8) looks for helpers, so that
- * `mount -t scoutfs -o metadev_path=… /dev/data /mnt` and fstab lines work as they do with the
- * reference's kernel module.
+ * `scoutfs install-mount-helper`: puts small scripts where mount(8) and fsck(8) look for helpers, so
+ * that `mount -t scoutfs -o metadev_path=… /dev/data /mnt`, `fsck -t scoutfs /dev/data` and fstab lines
+ * work as they do with the reference's kernel module.
  */
 
 import { EACCES, EIO, errnoNumber, strerror } from "../format/errno.ts";
@@ -9,26 +9,35 @@ import { FsError } from "../fs/errors.ts";
 import type { CommandSpec } from "./command.ts";
 import { printLine } from "./output.ts";
 
-export const HELPER = "mount.scoutfs";
+/** Name and script of each helper. */
+const HELPERS: readonly (readonly [name: string, script: (program: string) => string])[] = [
+  ["mount.scoutfs", mountScript],
+  ["fsck.scoutfs", fsckScript],
+];
 const DEFAULT_DIR = "/sbin";
 /** So that removal never touches somebody else's file. */
 const MARK = "# Written by scoutfs install-mount-helper.";
 
 export const command: CommandSpec = {
   setup(c) {
-    c.option("-d, --directory <dir>", "where mount(8) looks for helpers", DEFAULT_DIR)
-      .option("-r, --remove", "take the helper away again")
+    c.option("-d, --directory <dir>", "where mount(8) and fsck(8) look for helpers", DEFAULT_DIR)
+      .option("-r, --remove", "take the helpers away again")
       .action((opts) => {
-        const path = `${opts.directory}/${HELPER}`;
-        try {
-          if (opts.remove === true) removeHelper(path);
-          else installHelper(path);
-        } catch (e) {
-          if (e instanceof FsError) throw e;
-          const errno = errnoNumber((e as { code?: string }).code ?? "") ?? EIO;
-          throw new FsError(errno, `${path}: ${strerror(errno)}`);
+        const { directory } = opts, remove = opts.remove === true;
+        // Somebody else's files are found before any is written.
+        for (const [name] of HELPERS) refuseForeign(`${directory}/${name}`);
+        for (const [name, script] of HELPERS) {
+          const path = `${directory}/${name}`;
+          try {
+            if (!remove) install(path, script(thisProgram()));
+            else if (!uninstall(path)) continue;
+          } catch (e) {
+            if (e instanceof FsError) throw e;
+            const errno = errnoNumber((e as { code?: string }).code ?? "") ?? EIO;
+            throw new FsError(errno, `${path}: ${strerror(errno)}`);
+          }
+          printLine(`${remove ? "removed" : "installed"} ${path}`);
         }
-        printLine(`${opts.remove === true ? "removed" : "installed"} ${path}`);
       });
   },
 };
@@ -37,7 +46,7 @@ export const command: CommandSpec = {
  * mount(8) calls a helper as `mount.scoutfs SOURCE DIR [-sfnv] [-N NS] [-o OPTIONS] [-t TYPE]`;
  * ours takes the options, and nothing but them means anything to us.
  */
-export function helperScript(program: readonly string[]): string {
+function mountScript(program: string): string {
   return `#!/bin/sh
 ${MARK}
 source=$1
@@ -51,14 +60,45 @@ while getopts sfnvN:o:t: letter; do
   N) echo "mount.scoutfs: mount namespaces are not supported" >&2; exit 1 ;;
   esac
 done
-exec ${program.map(quote).join(" ")} mount -o "$options" "$source" "$dir"
+exec ${program} mount -o "$options" "$source" "$dir"
+`;
+}
+
+/**
+ * fsck(8) calls a helper as `fsck.scoutfs [options] DEVICE`, at boot with -a; the other device is found
+ * in fstab. -f, "even if it is clean", is what a check of ours does always, and must not become our
+ * --force.
+ */
+function fsckScript(program: string): string {
+  return `#!/bin/sh
+${MARK}
+left=$#
+while [ "$left" -gt 0 ]; do
+  word=$1
+  shift
+  left=$((left - 1))
+  case $word in
+  --*) set -- "$@" "$word" ;;
+  -C*) ;;
+  -?*)
+    letters=$(printf %s "\${word#-}" | tr -d frvVTM | tr a p)
+    [ -z "$letters" ] || set -- "$@" "-$letters"
+    ;;
+  *) set -- "$@" "$word" ;;
+  esac
+done
+exec ${program} fsck "$@"
 `;
 }
 
 const quote = (word: string): string => `'${word.replaceAll("'", `'\\''`)}'`;
 
-/** The command line that runs this program. */
-function thisProgram(): string[] {
+/** The words that run this program, for a shell. */
+function thisProgram(): string {
+  return programWords().map(quote).join(" ");
+}
+
+function programWords(): string[] {
   if (Deno.build.standalone) return [Deno.execPath()];
   const main = Deno.mainModule.startsWith("file:")
     ? decodeURIComponent(new URL(Deno.mainModule).pathname)
@@ -66,16 +106,21 @@ function thisProgram(): string[] {
   return [Deno.execPath(), "run", "--quiet", "--no-prompt", "-A", main];
 }
 
-function installHelper(path: string): void {
-  refuseForeign(path);
-  Deno.writeTextFileSync(`${path}.new`, helperScript(thisProgram()), { mode: 0o755 });
+function install(path: string, script: string): void {
+  Deno.writeTextFileSync(`${path}.new`, script, { mode: 0o755 });
   Deno.chmodSync(`${path}.new`, 0o755);
   Deno.renameSync(`${path}.new`, path);
 }
 
-function removeHelper(path: string): void {
-  refuseForeign(path);
-  Deno.removeSync(path);
+/** False if there was none. */
+function uninstall(path: string): boolean {
+  try {
+    Deno.removeSync(path);
+    return true;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return false;
+    throw e;
+  }
 }
 
 function refuseForeign(path: string): void {

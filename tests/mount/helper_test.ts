@@ -24,8 +24,13 @@ mountTest("mount(8) mounts by the helper that the program installs", {}, async (
   } finally {
     assert.equal((await v.scoutfs("install-mount-helper", "--remove")).code, 0);
   }
-  await Deno.writeTextFile(`${v.dir}/mount.scoutfs`, "#!/bin/sh\n");
-  const foreign = await v.scoutfs("install-mount-helper", "-d", v.dir);
-  assert.notEqual(foreign.code, 0);
-  assert.match(foreign.err, /is not ours/);
+  for (const name of ["mount.scoutfs", "fsck.scoutfs"]) {
+    await Deno.mkdir(`${v.dir}/${name}.d`);
+    await Deno.writeTextFile(`${v.dir}/${name}.d/${name}`, "#!/bin/sh\n");
+    const foreign = await v.scoutfs("install-mount-helper", "-d", `${v.dir}/${name}.d`);
+    assert.notEqual(foreign.code, 0);
+    assert.match(foreign.err, /is not ours/);
+    const left = [...Deno.readDirSync(`${v.dir}/${name}.d`)].map((e) => e.name);
+    assert.deepEqual(left, [name], "nothing was written beside it");
+  }
 });
