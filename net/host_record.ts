@@ -80,6 +80,15 @@ export class HostRecords {
       file.close();
     }
     Deno.renameSync(making, this.#path(rid));
+    // The names must survive a power loss too: the record's, and the directory's own.
+    for (const dir of [this.#dir, `${this.#dir}/..`]) {
+      const names = Deno.openSync(dir);
+      try {
+        names.syncSync();
+      } finally {
+        names.close();
+      }
+    }
     return true;
   }
 
