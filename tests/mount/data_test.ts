@@ -138,3 +138,31 @@ for (const loop of [false, true]) {
     },
   );
 }
+
+mountTest(
+  "reading again what is open reaches nobody: the server may stand still",
+  {},
+  async (v) => {
+    await v.mount();
+    const [pid] = v.servers();
+    await v.sh(`head -c 6000000 /dev/urandom > ../want; cp ../want f
+    perl -e '
+      my ($pid, $want) = @ARGV;
+      sub whole { my $all = ""; sysseek($_[0], 0, 0); 1 while sysread($_[0], $all, 1 << 20, length $all); $all }
+      open(my $w, "<", "../want"); open(my $f, "<", "f") or die "open: $!";
+      my $bytes = whole($w);
+      whole($f) eq $bytes or die "first";
+      # What was read last changed the time of access, which the kernel asks for once.
+      stat $f;
+      kill STOP => $pid;
+      # Whoever waits for it cannot be woken by us.
+      defined(my $watch = fork) or die "fork";
+      if (!$watch) { sleep 60; kill CONT => $pid; kill KILL => getppid; exit }
+      my @stat = stat $f;
+      my $again = whole($f);
+      kill KILL => $watch;
+      kill CONT => $pid;
+      $again eq $bytes or die "again"; $stat[7] == length $bytes or die "size";
+    ' ${pid}`);
+  },
+);
