@@ -111,18 +111,14 @@ function putSized(req: FuseRequest, room: number, value: Uint8Array): number {
 function decodeSetattr(req: FuseRequest, now: Time): SetattrRequest {
   const valid = req.u32(0);
   const has = (bit: number) => (valid & bit) !== 0;
-  const time = (sec: number, nsec: number): Time => ({
-    sec: req.seconds(sec),
-    nsec: req.u32(nsec),
-  });
   return {
     ...(has(abi.FATTR_SIZE) ? { size: req.u64(16) } : {}),
     ...(has(abi.FATTR_MODE) ? { mode: req.u32(68) } : {}),
     ...(has(abi.FATTR_UID) ? { uid: req.u32(76) } : {}),
     ...(has(abi.FATTR_GID) ? { gid: req.u32(80) } : {}),
-    ...(has(abi.FATTR_ATIME) ? { atime: has(abi.FATTR_ATIME_NOW) ? now : time(32, 56) } : {}),
-    ...(has(abi.FATTR_MTIME) ? { mtime: has(abi.FATTR_MTIME_NOW) ? now : time(40, 60) } : {}),
-    ...(has(abi.FATTR_CTIME) ? { ctime: time(48, 64) } : {}),
+    ...(has(abi.FATTR_ATIME) ? { atime: has(abi.FATTR_ATIME_NOW) ? now : req.time(32, 56) } : {}),
+    ...(has(abi.FATTR_MTIME) ? { mtime: has(abi.FATTR_MTIME_NOW) ? now : req.time(40, 60) } : {}),
+    ...(has(abi.FATTR_CTIME) ? { ctime: req.time(48, 64) } : {}),
     ...(has(abi.FATTR_KILL_SUIDGID) ? { killSuidgid: true } : {}),
   };
 }

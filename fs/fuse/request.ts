@@ -124,9 +124,15 @@ export class FuseRequest implements Caller {
   big(o: number): bigint {
     return this.in.view.getBigUint64(IN_HEADER + o, true);
   }
-  /** Two's complement seconds. */
-  seconds(o: number): number {
-    return this.in.view.getInt32(IN_HEADER + o + 4, true) * 0x1_0000_0000 + this.u32(o);
+  /**
+   * A time of two's complement seconds at `sec`, nanoseconds at `nsec`. What numbers cannot count
+   * exactly, ±285 million years, is the limit itself, as the kernel does with the limits of others.
+   */
+  time(sec: number, nsec: number): { sec: number; nsec: number } {
+    const seconds = this.i32(sec + 4) * 0x1_0000_0000 + this.u32(sec);
+    if (seconds > Number.MAX_SAFE_INTEGER) return { sec: Number.MAX_SAFE_INTEGER, nsec: 0 };
+    if (seconds < Number.MIN_SAFE_INTEGER) return { sec: Number.MIN_SAFE_INTEGER, nsec: 0 };
+    return { sec: seconds, nsec: this.u32(nsec) };
   }
 
   /** The NUL-terminated string at `o` of the arguments, good until the request is answered. */

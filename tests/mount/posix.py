@@ -255,6 +255,25 @@ def attributes():
     assert (s.st_atime_ns, s.st_mtime_ns) == (123456789012345678, -987654321098765432)
 
 
+def times_of_other_ages():
+    for text, expected in [
+        ("-1.5e9", -1500000000), ("1e15", 10**15), ("-1e15", -(10**15)),
+        ("9e18", (1 << 53) - 1), ("-9e18", 1 - (1 << 53)),
+    ]:
+        seconds = int(float(text))
+        make("age")
+        times = (ctypes.c_long * 4)(seconds, 5, seconds, 999999999)
+        checked(libc.utimensat(-100, b"age", times, 0))
+        out = ctypes.create_string_buffer(256)
+        checked(libc.statx(-100, b"age", 0, 0x7FF, out))
+        clamped = seconds != expected
+        for at, nanoseconds in (0x40, 5), (0x70, 999999999):
+            found = struct.unpack_from("<qI", out.raw, at)
+            assert found == (expected, 0 if clamped else nanoseconds), (text, found)
+        os.chmod("age", 0o600)
+        os.unlink("age")
+
+
 def extended_attributes():
     make("xa")
     os.setxattr("xa", "user.big", b"v" * 65535)
@@ -300,6 +319,7 @@ for check in [
     readers_see_writers,
     locks,
     attributes,
+    times_of_other_ages,
     extended_attributes,
     administrators_of_namespaces,
 ]:

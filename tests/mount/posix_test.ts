@@ -11,7 +11,7 @@ for (const loop of [false, true]) {
     await v.mount();
     const r = await run("python3", [SCRIPT], { cwd: v.mnt });
     assert.equal(r.code, 0, r.out + r.err);
-    assert.equal(r.out.trimEnd().split("\n").length, 13);
+    assert.equal(r.out.trimEnd().split("\n").length, 14);
     await v.umount();
     assert.doesNotMatch(await v.log(), / error: /);
   });
