@@ -50,7 +50,7 @@ const STEP_ITEMS = 4;
 export const MAX_IO_BYTES = 1 << 22;
 
 /** Smaller reads are not streamed. */
-const STREAM_BYTES = 128 * 1024;
+export const STREAM_BYTES = 128 * 1024;
 /** Of the memory for clean data, so much is for one file: larger ones are streamed past it. */
 const CACHED_SHARE = 0.5;
 

@@ -41,8 +41,7 @@ export class Splicer {
   /** Null where the kernel offers no io_uring or no pipes of a useful size. */
   static open(device: number, reactor: SystemReactor): Splicer | null {
     const most = largestAnswer();
-    if (most === 0) return null;
-    const ring = Ring.open(false);
+    const ring = most === 0 ? null : Ring.open(false);
     return ring === null ? null : new Splicer(device, reactor, ring, most);
   }
 
@@ -166,8 +165,11 @@ export class Spliced {
   }
 }
 
-/** Bytes of data that an answer through a pipe can have here; 0 when there are no large pipes. */
+/** Bytes of data that an answer through a pipe can have here; 0 when there can be none. */
 export function largestAnswer(): number {
+  const ring = Ring.open(false);
+  if (ring === null) return 0;
+  ring.close();
   const pipe = makePipe();
   if (pipe === null) return 0;
   // A header takes a page's place.
