@@ -2,8 +2,8 @@
  * Checking a volume (01 §19, 02 §24, 03 §26): runs the passes in their order and gathers what they
  * found. Nothing is ever written.
  *
- * Memory: a byte a metadata block where owners mix, 17 bytes a directory, and sorters that spill
- * beyond `memory`. Metadata is read once; a second time only when facts disagree.
+ * Memory: a byte a metadata block where owners mix, for each thread, two bits a directory, and lists
+ * and sorts that spill beyond `memory`. Metadata is read once; a second time only when facts disagree.
  */
 
 import { LG_SIZE, MAGIC_BTREE, META_DEV_START_BLKNO, SM_SIZE } from "../../format/constants.ts";
@@ -49,7 +49,7 @@ export interface CheckOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
-const DEFAULT_MEMORY = 1 << 30;
+export const DEFAULT_MEMORY = 1 << 30;
 const PROGRESS_BYTES = 4 << 20;
 /** Leaked runs up to this many blocks are read to see what they hold. */
 const LONGEST_READ_LEAK = 256;

@@ -171,7 +171,7 @@ export function unitBounds(
     leaves += hint.leaves;
     if (leaves < unitLeaves) continue;
     const bound = firstKeyOf(hint.key), before = bounds.at(-1) ?? Key.ZEROS;
-    if (bound.compare(before) <= 0) continue;
+    if (bound.compare(before) <= 0 || hint.key.equals(Key.ONES)) continue;
     bounds.push(bound);
     leaves = 0;
   }

@@ -40,7 +40,7 @@ const MIN_WINDOW = 4;
 const WORTH_HELP = 4;
 
 /** Units that may be done before the next one in order is. */
-const MAX_AHEAD = 16;
+const MAX_AHEAD = 8;
 
 export interface ItemTotals {
   inodes: number;
