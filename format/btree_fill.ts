@@ -47,6 +47,12 @@ export interface NewItem {
   readonly val: Uint8Array;
 }
 
+/**
+ * Asked about every item to be merged that replaces a stored one, whose flags are given, and about
+ * deletions where nothing is stored (−1). True: neither of them is kept.
+ */
+export type Meets<T extends NewItem> = (item: T, storedFlags: number) => boolean;
+
 /** What a leaf and a run may take together: two leaves, less what an uneven cut wastes. */
 export const MERGE_BYTES = 2 * (BTREE_LEAF_FREE - itemBytes(BTREE_MAX_VAL_LEN));
 /** Old items among the new ones, as a part of them, up to which a run counts as appended. */
@@ -72,16 +78,25 @@ export class LeafFiller {
 
   /**
    * Prepares to merge items[from … to), strictly ascending, into `leaf`: together they must not take
-   * more than `MERGE_BYTES`, replaced ones counted twice. An item that exists is replaced. True:
-   * `apply` needs a block for the left part.
+   * more than `MERGE_BYTES`, replaced ones counted twice. An item that exists is replaced; those that
+   * `meets` takes away are left out, unless the leaf would be empty. True: `apply` needs a block for the left
+   * part.
    */
-  planMerge(leaf: BlockBytes, items: readonly NewItem[], from: number, to: number): boolean {
+  planMerge<T extends NewItem>(
+    leaf: BlockBytes,
+    items: readonly T[],
+    from: number,
+    to: number,
+    meets: Meets<T>,
+  ): boolean {
     const order = this.#order, sizes = this.#sizes;
-    let n = 0, bytes = 0, firstNew = -1, lastNew = 0, lastNewEnd = 0;
+    let n = 0, bytes = 0, firstNew = -1, lastNew = 0, lastNewEnd = 0, added = 0;
     let old = firstItem(leaf);
     for (let i = from; i < to; i++) {
-      const { key, val } = items[i]!;
+      const item = items[i]!;
+      const { key, val } = item;
       if (val.length > BTREE_MAX_VAL_LEN) throw new FormatError(`item ${key} is too large`);
+      let stored = -1;
       while (old !== 0) {
         const c = compareItem(leaf, old, key);
         if (c > 0) break;
@@ -90,9 +105,14 @@ export class LeafFiller {
           order[n] = old;
           sizes[n++] = size;
           bytes += size;
-        }
+        } else stored = itemFlags(leaf, old);
         old = nextItem(leaf, old);
       }
+      if (stored >= 0 || item.flags !== 0) {
+        const leavesSome = n > 0 || old !== 0 || i < to - 1;
+        if (meets(item, stored) && leavesSome) continue;
+      }
+      added++;
       if (firstNew < 0) firstNew = n;
       lastNew = n;
       const size = itemBytes(val.length);
@@ -114,8 +134,8 @@ export class LeafFiller {
       return false;
     }
     // Where a run was appended more will follow: it leaves a full block behind. Else in the middle.
-    const among = lastNew - firstNew + 1 - (to - from);
-    const appended = among <= (to - from) * APPENDED;
+    const among = lastNew - firstNew + 1 - added;
+    const appended = among <= added * APPENDED;
     const least = bytes / 2;
     this.#cutAt(appended ? Math.max(least, Math.min(lastNewEnd, BTREE_LEAF_FREE)) : least);
     return true;

@@ -4,7 +4,7 @@
  *
  * Invariants:
  * - At most one cached block per number. A clean block never changes: changing copies it to a newly
- *   allocated number with a new random seq (03 §3.3).
+ *   allocated number with a new random seq (03 §3.3), or, where nobody else reads it, moves it.
  * - Every block that came from the device was verified when it came (01 §5.2); btree blocks also
  *   passed `checkBtreeShape`, so that no walk can leave them or loop.
  * - Dirty blocks stay in memory until written or forgotten. Clean ones leave least recently used
@@ -59,6 +59,8 @@ export class Block implements BlockBytes {
   writer: BlockWriter | null = null;
   /** Uses that outlast 64 other blocks; it is not evicted while there are any. */
   pins = 0;
+  /** Of a list block: its entries are known to ascend. Taking some from the front keeps that. */
+  ascending = false;
   /** Neighbours in the order of last use; both null while dirty. */
   newer: Block | null = null;
   older: Block | null = null;
@@ -172,12 +174,30 @@ export class BlockCache {
 
   /** A zeroed or copied block under a new number and seq, dirty in `writer`. */
   make(writer: BlockWriter, blkno: number, magic: number, from: Block | null): Block {
-    const old = this.blocks.get(blkno);
-    assert(old === undefined || old.writer === null, `block ${blkno} was allocated while dirty`);
-    assert(blkno > 1 && blkno < this.deviceBlocks, `block ${blkno} is outside the device`);
+    this.checkFree(blkno);
     const b = this.take();
     if (from === null) b.buf.fill(0);
     else b.buf.set(from.buf);
+    b.ascending = false;
+    return this.begin(b, writer, blkno, magic);
+  }
+
+  /** As `make` from `from`, a clean block that is not cached any more: its memory becomes the new one's. */
+  move(writer: BlockWriter, blkno: number, magic: number, from: Block): Block {
+    if (from.pins > 0) return this.make(writer, blkno, magic, from);
+    this.checkFree(blkno);
+    if (this.blocks.get(from.blkno) === from) this.blocks.delete(from.blkno);
+    this.unlist(from);
+    return this.begin(from, writer, blkno, magic);
+  }
+
+  private checkFree(blkno: number): void {
+    const old = this.blocks.get(blkno);
+    assert(old === undefined || old.writer === null, `block ${blkno} was allocated while dirty`);
+    assert(blkno > 1 && blkno < this.deviceBlocks, `block ${blkno} is outside the device`);
+  }
+
+  private begin(b: Block, writer: BlockWriter, blkno: number, magic: number): Block {
     b.blkno = blkno;
     b.seqLo = this.random.u32() >>> 0;
     b.seqHi = this.random.u32() >>> 0;
@@ -212,6 +232,7 @@ export class BlockCache {
     }
     this.misses++;
     const b = this.take();
+    b.ascending = false;
     try {
       const off = blkno * LG_SIZE;
       this.dev.read(b.buf, off);
@@ -349,13 +370,18 @@ export class BlockWriter {
     return this.place(ref, magic, blkno, b);
   }
 
-  /** As `dirty`, to a number that the caller took and with the old one left to the caller. */
-  dirtyAt(ref: BlockRef, magic: number, blkno: number): Block {
+  /**
+   * As `dirty`, to a number that the caller took and with the old one left to the caller. The old
+   * block leaves memory, so that nothing is copied: for blocks that only their owner reads, whoever
+   * else comes asks the device.
+   */
+  moveTo(ref: BlockRef, magic: number, blkno: number): Block {
     const old = blknoOf(ref);
     if (old === 0) return this.place(ref, magic, blkno, null);
     const b = this.cache.readOwned(ref, magic);
     assert(b.writer === null, `block ${old} is already dirty`);
-    return this.place(ref, magic, blkno, b);
+    this.checkIdle();
+    return this.add(ref, this.cache.move(this, blkno, magic, b));
   }
 
   /** Writes everything: crcs, then the blocks, neighbours together. Does not flush the device.
@@ -398,10 +424,17 @@ export class BlockWriter {
   }
 
   private place(ref: BlockRef, magic: number, blkno: number, from: Block | null): Block {
+    this.checkIdle();
+    return this.add(ref, this.cache.make(this, blkno, magic, from));
+  }
+
+  private checkIdle(): void {
     assert(this.written < 0, "a block was dirtied while its writer is being written");
-    const b = this.cache.make(this, blkno, magic, from);
+  }
+
+  private add(ref: BlockRef, b: Block): Block {
     this.blocks.push(b);
-    ref.set(blkno, b.seqHi, b.seqLo);
+    ref.set(b.blkno, b.seqHi, b.seqLo);
     return b;
   }
 

@@ -400,7 +400,8 @@ export const FILLER = new LeafFiller();
 const PLAIN = 0;
 /** @internal */
 export const INSERT = 1;
-const DELETE = 2;
+/** @internal */
+export const DELETE = 2;
 /** @internal */
 export const BULK = 3;
 

@@ -2,6 +2,11 @@
  * Bulk insertion into log trees (03 §6.7), the only way items get there: runs of items that belong to
  * one leaf are merged into it at once where they are many against what it holds, and inserted one
  * by one where they are few.
+ *
+ * A deletion item hides what other trees may hold of its key. Where it is known that there is no such
+ * item (`meets`), the stored one is removed instead, and leaves that became small are joined. Only
+ * the last item of a leaf stays as a deletion, so that no leaf is empty, and no tree beside a bloom
+ * filter (03 T3).
  */
 
 import {
@@ -10,20 +15,23 @@ import {
   hasRoom,
   insertItem,
   itemBytes,
+  itemFlags,
   itemVal,
   nrItems,
+  removeItem,
   setItemVersion,
   totalItemBytes,
   updateItem,
 } from "../format/btree_block.ts";
-import { MERGE_BYTES } from "../format/btree_fill.ts";
+import { type Meets, MERGE_BYTES } from "../format/btree_fill.ts";
 import type { BtreeRoot } from "../format/btree.ts";
-import { ZONE_XATTR_TOTL } from "../format/constants.ts";
+import { BTREE_JOIN_LOW, ZONE_XATTR_TOTL } from "../format/constants.ts";
 import type { Key } from "../format/key.ts";
 import type { Block } from "./block_cache.ts";
 import {
   adopt,
   BULK,
+  DELETE,
   type DirtyLeaf,
   FILLER,
   INSERT,
@@ -48,34 +56,37 @@ export interface InsertProgress {
  * zero result stays. When it throws, calling it again with the same `progress` continues after the
  * last item applied, so that no delta counts twice (T4).
  */
-export function insertList(
+export function insertList<T extends TreeItem>(
   t: WriteTree,
   root: BtreeRoot,
-  items: readonly TreeItem[],
+  items: readonly T[],
   progress: InsertProgress = { done: 0 },
+  meets: Meets<T> = () => false,
 ): void {
   while (progress.done < items.length) {
     const first = items[progress.done]!;
     const path = walkDirty(t, root, first.key, BULK, 0);
-    const run = runLength(path, items, progress.done);
-    if (run * DENSE >= nrItems(path.leaf) && !isTotal(first)) {
-      mergeRun(t, root, path, items, progress.done, progress.done + run);
-      progress.done += run;
-      continue;
-    }
     let { leaf } = path;
-    if (!hasRoom(leaf, first.val.length)) {
+    const fill = totalItemBytes(leaf);
+    const run = runLength(path, items, progress.done);
+    if (run * DENSE >= nrItems(leaf) && !isTotal(first)) {
+      mergeRun(t, root, path, items, progress.done, progress.done + run, meets);
+      progress.done += run;
+    } else if (!hasRoom(leaf, first.val.length)) {
       leaf = walkDirty(t, root, first.key, INSERT, first.val.length).leaf;
-      putLogItem(leaf, first);
+      putLogItem(leaf, first, meets);
       progress.done++;
       continue;
+    } else {
+      for (let n = 0; n < run; n++) {
+        const item = items[progress.done]!;
+        if (!hasRoom(leaf, item.val.length)) break;
+        putLogItem(leaf, item, meets);
+        progress.done++;
+      }
     }
-    for (let n = 0; n < run; n++) {
-      const item = items[progress.done]!;
-      if (!hasRoom(leaf, item.val.length)) break;
-      putLogItem(leaf, item);
-      progress.done++;
-    }
+    const shrunk = totalItemBytes(leaf) < Math.min(fill, BTREE_JOIN_LOW);
+    if (shrunk && path.parent !== null) walkDirty(t, root, first.key, DELETE, 0);
   }
 }
 
@@ -100,16 +111,17 @@ function runLength(path: DirtyLeaf, items: readonly TreeItem[], from: number): n
 }
 
 /** Merges items[from … to) into a leaf whose parent has room for another child. */
-function mergeRun(
+function mergeRun<T extends TreeItem>(
   t: WriteTree,
   root: BtreeRoot,
   path: DirtyLeaf,
-  items: readonly TreeItem[],
+  items: readonly T[],
   from: number,
   to: number,
+  meets: Meets<T>,
 ): void {
   const { leaf } = path;
-  const left = FILLER.planMerge(leaf, items, from, to)
+  const left = FILLER.planMerge(leaf, items, from, to, meets)
     ? newSibling(t, root, path.parent, leaf)
     : null;
   FILLER.apply(leaf, left === null ? null : left.block);
@@ -122,8 +134,15 @@ function unsorted(a: Key, b: Key): AssertionError {
   return new AssertionError(`items for a log tree are not in order: ${a}, ${b}`);
 }
 
-function putLogItem(leaf: Block, item: TreeItem): void {
+function putLogItem<T extends TreeItem>(leaf: Block, item: T, meets: Meets<T>): void {
   const found = findLeafItem(leaf, item.key);
+  if (found !== 0 || item.flags !== 0) {
+    const leavesSome = nrItems(leaf) > (found === 0 ? 0 : 1);
+    if (meets(item, found === 0 ? -1 : itemFlags(leaf, found)) && leavesSome) {
+      if (found !== 0) removeItem(leaf, found);
+      return;
+    }
+  }
   if (found === 0) {
     insertItem(leaf, item.key, item.seq, item.flags, item.val);
     return;

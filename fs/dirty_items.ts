@@ -4,13 +4,27 @@
  * commit, even when their dirty items were forgotten again.
  */
 
-import { ITEM_FLAG_DELETION } from "../format/constants.ts";
+import { ITEM_FLAG_DELETION, ZONE_INODE_INDEX } from "../format/constants.ts";
 import type { TreeItem } from "./btree.ts";
-import { comparePages, ITEM_DELETED, ITEM_DIRTY, type Page } from "./item_page.ts";
+import {
+  comparePages,
+  ITEM_COMMITTED,
+  ITEM_DELETED,
+  ITEM_DELTA,
+  ITEM_DIRTY,
+  ITEM_PERSISTENT,
+  type Page,
+} from "./item_page.ts";
 import type { ClusterLock } from "./lock_client.ts";
 
 /** Bytes of an item in a btree leaf, for a value of `len` bytes. */
 export const leafBytes = (len: number): number => 56 + (len + 7 & ~7);
+
+/** An item as the log tree takes it, and where it is cached. */
+export interface DirtyItem extends TreeItem {
+  readonly page: Page;
+  readonly index: number;
+}
 
 export class DirtyItems {
   /** Items. */
@@ -64,9 +78,9 @@ export class DirtyItems {
   }
 
   /** All of them in key order, in lists of about `chunk`; nothing may be changed meanwhile. */
-  *collect(chunk: number): Generator<TreeItem[]> {
+  *collect(chunk: number): Generator<DirtyItem[]> {
     const pages = this.#pages.filter((p) => p.dirty > 0).sort(comparePages);
-    let list: TreeItem[] = [];
+    let list: DirtyItem[] = [];
     for (const page of pages) {
       for (let i = 0; i < page.count; i++) {
         const flags = page.flags(i);
@@ -76,6 +90,8 @@ export class DirtyItems {
           seq: page.seq(i),
           flags: (flags & ITEM_DELETED) !== 0 ? ITEM_FLAG_DELETION : 0,
           val: page.val(i),
+          page,
+          index: i,
         });
       }
       if (list.length >= chunk) {
@@ -84,6 +100,29 @@ export class DirtyItems {
       }
     }
     if (list.length > 0) yield list;
+  }
+
+  /**
+   * An item of the open transaction `transSeq` meets the item of its key that the log tree of this
+   * mount holds, with the given flags (−1: none). True if both go, because no other tree has an item
+   * of that key that a deletion would have to hide:
+   *
+   * - what was created where nothing was, and found nothing here either, is ITEM_COMMITTED until it
+   *   is deleted or its lock is lost;
+   * - the key of an inode index item names the transaction that wrote it, which only one mount had
+   *   open; what is stored of it here was written by that transaction, to this tree.
+   */
+  meets({ key, flags, page, index }: DirtyItem, storedFlags: number, transSeq: number): boolean {
+    const cached = page.flags(index);
+    if ((flags & ITEM_FLAG_DELETION) === 0) {
+      // It was created over a deletion, which hid something.
+      const created = (cached & (ITEM_PERSISTENT | ITEM_COMMITTED | ITEM_DELTA)) === 0;
+      if (created) page.setFlags(index, cached | ITEM_PERSISTENT);
+      return false;
+    }
+    const stored = storedFlags >= 0 && (storedFlags & ITEM_FLAG_DELETION) === 0;
+    if (key.zone !== ZONE_INODE_INDEX) return stored && (cached & ITEM_COMMITTED) !== 0;
+    return stored || (storedFlags < 0 && key.second === transSeq);
   }
 
   /** The locks that they are under. */

@@ -24,6 +24,7 @@ import { assert, AssertionError, CorruptError, StaleError } from "./errors.ts";
 import { DirtyItems, leafBytes } from "./dirty_items.ts";
 import { readForest } from "./forest.ts";
 import {
+  ITEM_COMMITTED,
   ITEM_DELETED,
   ITEM_DELTA,
   ITEM_DIRTY,
@@ -89,6 +90,8 @@ export interface ReadItem {
 }
 
 const EMPTY = new Uint8Array(0);
+/** Of an item that some tree has. */
+const STORED = ITEM_PERSISTENT | ITEM_COMMITTED;
 /** Items of a page that is filled by a read: room for some more. */
 const FILL_ITEMS = 96;
 
@@ -103,6 +106,8 @@ export class ItemCache {
   readonly dirty = new DirtyItems();
   /** The open transaction. */
   #transSeq = 0;
+  /** The log tree that it is written to. */
+  #logNr = 0;
   /** Index of what `#locate` found. */
   #located = 0;
 
@@ -346,7 +351,7 @@ export class ItemCache {
     } else {
       const flags = page.flags(i);
       if ((flags & ITEM_DELETED) === 0) broken(key, "is created but exists");
-      this.#set(page, i, key, seq, flags & ITEM_PERSISTENT | ITEM_DIRTY, val);
+      this.#set(page, i, key, seq, flags & STORED | ITEM_DIRTY, val);
     }
   }
 
@@ -387,8 +392,8 @@ export class ItemCache {
     const seq = this.#touch(op, lock, LOCK_WRITE, null);
     if (i < 0 || (page.flags(i) & ITEM_DELETED) !== 0) broken(key, "is deleted but absent");
     const flags = page.flags(i);
-    if ((flags & ITEM_PERSISTENT) === 0) this.#forget(page, i);
-    else this.#set(page, i, key, seq, ITEM_PERSISTENT | ITEM_DELETED | ITEM_DIRTY, EMPTY);
+    if ((flags & STORED) === 0) this.#forget(page, i);
+    else this.#set(page, i, key, seq, flags & STORED | ITEM_DELETED | ITEM_DIRTY, EMPTY);
   }
 
   /**
@@ -555,10 +560,13 @@ export class ItemCache {
 
   // ---- commit (03 §9.4, §9.5) ----
 
-  /** @internal A transaction opened: items changed from now on belong to it. */
-  beginTransaction(seq: number): void {
+  /** @internal A transaction opened: items changed from now on belong to it and its log tree. */
+  beginTransaction(seq: number, logNr: number): void {
     assert(this.dirty.count === 0, "a transaction opens while items of the last one are dirty");
     this.#transSeq = seq;
+    if (logNr === this.#logNr) return;
+    this.#logNr = logNr;
+    for (let page = this.#queue.oldest; page !== null; page = page.newer) page.forgetTree();
   }
 
   /**

@@ -34,6 +34,11 @@ export const ITEM_PERSISTENT = 2 << 16;
 export const ITEM_DELETED = 4 << 16;
 /** A difference to be added (zone 12). */
 export const ITEM_DELTA = 8 << 16;
+/**
+ * Instead of ITEM_PERSISTENT: it is stored in the present log tree of this mount, and no other tree
+ * has an item of its key, so that deleting it removes it.
+ */
+export const ITEM_COMMITTED = 16 << 16;
 
 export const PAGE_MAX_ITEMS = 128;
 export const PAGE_MAX_VALS = 32768;
@@ -364,8 +369,8 @@ export class Page {
   }
 
   /**
-   * The transaction is committed: forgets tombstones and differences, the others become clean and
-   * persistent (03 §9.5).
+   * The transaction is committed: forgets tombstones and differences, the others become clean, and
+   * those that were created committed (03 §9.5).
    */
   markClean(): void {
     const { words } = this;
@@ -379,10 +384,21 @@ export class Page {
       }
       const to = (BOUNDS + kept) * SLOT;
       if (to !== o) words.copyWithin(to, o, o + SLOT);
-      words[to + META] = meta & ~ITEM_DIRTY | ITEM_PERSISTENT;
+      words[to + META] = meta & ~ITEM_DIRTY |
+        ((meta & ITEM_PERSISTENT) === 0 ? ITEM_COMMITTED : 0);
       kept++;
     }
     this.count = kept;
     this.dirty = 0;
+  }
+
+  /** Another log tree takes what is written from now on: what is committed is in another one. */
+  forgetTree(): void {
+    for (let i = 0; i < this.count; i++) {
+      const flags = this.flags(i);
+      if ((flags & ITEM_COMMITTED) !== 0) {
+        this.setFlags(i, flags & ~ITEM_COMMITTED | ITEM_PERSISTENT);
+      }
+    }
   }
 }

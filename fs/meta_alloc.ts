@@ -158,11 +158,13 @@ export class ListAllocator implements MetaAllocator {
       freed.firstNr = 0;
     }
 
-    const freedBlock = listOf(writer.dirtyAt(freed.ref, MAGIC_ALLOC_LIST, freedNew));
+    const freedBlock = listOf(writer.moveTo(freed.ref, MAGIC_ALLOC_LIST, freedNew));
     if (rotate) freedBlock.next.copyFrom(freedOld);
-    const availBlock = listOf(writer.dirtyAt(avail.ref, MAGIC_ALLOC_LIST, availNew));
+    const block = writer.moveTo(avail.ref, MAGIC_ALLOC_LIST, availNew);
+    const availBlock = listOf(block);
     consume(availBlock, avail, 2);
-    sortEntries(availBlock);
+    if (!block.ascending) sortEntries(availBlock);
+    block.ascending = true;
     this.availBlock = availBlock;
     this.freedBlock = freedBlock;
     this.freeMeta(availOld);
@@ -196,6 +198,42 @@ export function fillList(
     const e = takeFront(t, root, target - block.nr);
     if (e === null) throw noSpace();
     for (let i = 0; i < e.len; i++) push(block, list, e.start + i);
+  }
+}
+
+/**
+ * Moves numbers of `from` into the first block of `list`, up to `target` as far as the allocator's
+ * room goes, and frees the emptied blocks: what was freed is used again without a detour through a
+ * tree of extents. Only for numbers that nothing refers to once the transaction is stable, and a
+ * list that is used after that.
+ */
+export function recycleList(
+  t: AllocTree,
+  list: AllocListHead,
+  from: AllocListHead,
+  target: number,
+): void {
+  assert(!t.alloc.uses(list) && !t.alloc.uses(from), "a list in use is recycled");
+  assert(target <= ALLOC_LIST_MAX_BLOCKS, "a list block is filled beyond its end");
+  let to: AllocListBlock | null = null;
+  while (!from.ref.isNull && list.firstNr < target && !t.alloc.low(4)) {
+    to ??= dirtyFirst(t, list);
+    const room = target - list.firstNr;
+    if (from.firstNr > room) {
+      const block = dirtyFirst(t, from);
+      for (let i = 0; i < room; i++) push(to, list, entryOf(block, block.start + i));
+      consume(block, from, room);
+      return;
+    }
+    // What can fail comes first.
+    const block = readFirst(t.cache, from);
+    const nr = block.nr;
+    const following = block.next.isNull ? null : readList(t.cache, block.next);
+    t.alloc.freeMeta(from.ref.blkno);
+    for (let i = 0; i < nr; i++) push(to, list, entryOf(block, block.start + i));
+    from.ref.copyFrom(block.next);
+    from.firstNr = following === null ? 0 : following.nr;
+    from.totalNr -= nr;
   }
 }
 
@@ -307,7 +345,9 @@ function readFirst(cache: BlockCache, head: AllocListHead): AllocListBlock {
 
 /** The first block, writable; a new one if the list has none. */
 function dirtyFirst(t: AllocTree, head: AllocListHead): AllocListBlock {
-  return checkFirst(listOf(t.writer.dirty(head.ref, MAGIC_ALLOC_LIST, t.alloc)), head);
+  const block = t.writer.dirty(head.ref, MAGIC_ALLOC_LIST, t.alloc);
+  block.ascending = false;
+  return checkFirst(listOf(block), head);
 }
 
 function checkFirst(block: AllocListBlock, head: AllocListHead): AllocListBlock {

@@ -29,6 +29,7 @@ import { setBloom } from "./bloom.ts";
 import { insertList } from "./btree_log.ts";
 import { DataAllocator, type DataPiece } from "./data_alloc.ts";
 import type { Device } from "./device.ts";
+import type { DirtyItem } from "./dirty_items.ts";
 import { sleep, type TimerId, type Timers } from "./env.ts";
 import { assert, AssertionError, errnoError, errnoOf, FsError, noSpace } from "./errors.ts";
 import type { ItemCache } from "./item_cache.ts";
@@ -429,11 +430,14 @@ export class Trans {
   async #insertItems(lt: LogTrees, tree: AllocTree): Promise<void> {
     const { items } = this.env;
     if (items.dirtyItems === 0) return;
+    const seq = this.#seq;
+    const meets = (item: DirtyItem, storedFlags: number) =>
+      items.dirty.meets(item, storedFlags, seq);
     let maxSeq = 0;
     for (const list of items.dirty.collect(INSERT_CHUNK)) {
       for (const item of list) if (item.seq > maxSeq) maxSeq = item.seq;
       const progress = { done: 0 };
-      await this.#step("writing items", () => insertList(tree, lt.itemRoot, list, progress));
+      await this.#step("writing items", () => insertList(tree, lt.itemRoot, list, progress, meets));
       await this.#slice();
     }
     lt.maxItemSeq = maxSeq;
@@ -539,7 +543,7 @@ export class Trans {
     };
     assert(lt.getTransSeq > this.#seq, "transaction numbers do not grow");
     this.#seq = lt.getTransSeq;
-    env.items.beginTransaction(this.#seq);
+    env.items.beginTransaction(this.#seq, lt.nr);
     this.#state = "open";
     this.#deadline = env.clock.setTimer(COMMIT_INTERVAL_MS, () => {
       this.#deadline = null;

@@ -29,6 +29,9 @@ import { ALLOC_LIST_MAX_BLOCKS } from "../format/constants.ts";
 /** 64 GiB in metadata blocks. */
 const FULL_META_BLOCKS = 1 << 20;
 
+/** Freed numbers gathered at most: a commit of a single fsync frees some four of each kind. */
+const KEPT = 512;
+
 /** Client lists with fewer blocks than this are filled up by every GET_LOG_TREES. */
 const TOPPED_UP = 512;
 
@@ -39,6 +42,11 @@ export interface MetaPolicy {
   /** The same for the lists of clients. */
   clientLow: number;
   clientTarget: number;
+  /**
+   * Freed numbers that a client's list gathers before they are made available again, unless blocks
+   * are wanted: that reads and rewrites list blocks, which a commit that frees a few can do without.
+   */
+  clientKeeps: number;
   /** Blocks (and as many frees) that one handler may use before it must wait for a commit. */
   holdBudget: number;
   /** Blocks left over for the commit itself. */
@@ -85,6 +93,7 @@ export function metaPolicy(totalBlocks: number, clients: number): MetaPolicy {
     // the others a commit that used little leaves the list block alone.
     clientLow: clientTarget >= TOPPED_UP ? clientTarget >> 1 : clientTarget,
     clientTarget,
+    clientKeeps: Math.min(KEPT, clientTarget >> 1),
     holdBudget: budget,
     commitBudget: budget,
     moveBudget: Math.min(250, budget),

@@ -36,6 +36,7 @@ import {
   emptyList,
   fillList,
   ListAllocator,
+  recycleList,
 } from "../fs/meta_alloc.ts";
 import { type DataPolicy, dataPolicy, type MetaPolicy, metaPolicy } from "./reserve.ts";
 
@@ -212,6 +213,18 @@ export class StoreCore {
     absorbList(this.tree, this.idleFreed, list);
   }
 
+  /**
+   * Makes what a client freed available, to itself as far as its list has room. What it freed in a
+   * transaction that becomes stable with this one may be given back at once: it is used behind both.
+   */
+  takeFreed(avail: AllocListHead, freed: AllocListHead): void {
+    const { clientKeeps, clientLow, clientTarget } = this.metaPolicy;
+    const wanted = avail.firstNr < clientLow || this.isShort;
+    if (!wanted && freed.totalNr <= clientKeeps) return;
+    recycleList(this.tree, avail, freed, clientTarget);
+    if (freed.totalNr > clientKeeps || this.isShort) this.splice(freed);
+  }
+
   /** Refills a client's list as far as the reserve allows (see net/reserve.ts). */
   refillClientList(list: AllocListHead): void {
     const { clientLow, clientTarget, floor } = this.metaPolicy;
@@ -373,11 +386,15 @@ export class StoreCore {
 
   /** Brings freed blocks back, when there are enough of them or space is short. */
   private drainIdle(): void {
-    const { drainAt, reserved } = this.metaPolicy;
-    const short = this.metaAvail.totalLen < reserved + drainAt;
-    if (short || this.idleFreed.totalNr >= drainAt) {
+    if (this.isShort || this.idleFreed.totalNr >= this.metaPolicy.drainAt) {
       emptyList(this.tree, this.metaFreed, this.idleFreed);
     }
+  }
+
+  /** Freed blocks are wanted, wherever they are. */
+  private get isShort(): boolean {
+    const { drainAt, reserved } = this.metaPolicy;
+    return this.metaAvail.totalLen < reserved + drainAt;
   }
 
   private refillIdle(): void {

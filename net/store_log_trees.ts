@@ -64,7 +64,7 @@ export function writableLogTrees(core: StoreCore, key: Key): LogTrees {
  */
 function refill(core: StoreCore, lt: LogTrees): boolean {
   const { dirty } = core;
-  core.splice(lt.metaFreed);
+  core.takeFreed(lt.metaAvail, lt.metaFreed);
   if (!core.moveExtents(dirty.dataAlloc, lt.dataFreed, lt.dataFreed.totalLen)) return false;
   core.refillClientList(lt.metaAvail);
   setLow(lt.metaAvail, core.metaAvail.totalLen <= core.metaPolicy.reserved);

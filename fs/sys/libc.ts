@@ -129,9 +129,22 @@ export class Iovecs {
   }
 }
 
+/** Where the memory of buffers begins: it never moves, and asking costs more than a lookup here. */
+const addresses = new WeakMap<ArrayBufferLike, number>();
+
 /** The address of the first byte of `buf`, which must stay referenced while anyone uses it. */
 export function addressOf(buf: Uint8Array): bigint {
-  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(buf as Uint8Array<ArrayBuffer>));
+  let base = addresses.get(buf.buffer);
+  if (base === undefined) {
+    const all = new Uint8Array(buf.buffer as ArrayBuffer);
+    // User space ends at 2^47, or 2^56 where it is larger: not beyond what a number can hold here.
+    base = Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(all)));
+    if (!Number.isSafeInteger(base + buf.byteOffset)) {
+      throw new RangeError("an address beyond 2^53");
+    }
+    addresses.set(buf.buffer, base);
+  }
+  return BigInt(base + buf.byteOffset);
 }
 
 // open(2), fcntl(2), poll(2), socket(2) and so on: Linux on x86-64 and arm64 agree on these but for

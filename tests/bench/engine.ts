@@ -43,7 +43,7 @@ function newBench(limitBytes?: number): Bench {
   let from = 2;
   const begin = () => {
     const avail = AllocListHead.alloc(), ref = BlockRef.alloc();
-    const list = new AllocListBlock(writer.dirtyAt(ref, MAGIC_ALLOC_LIST, from).v, 0);
+    const list = new AllocListBlock(writer.moveTo(ref, MAGIC_ALLOC_LIST, from).v, 0);
     const nr = Math.min(ALLOC_LIST_MAX_BLOCKS, DEVICE_BLOCKS - from - 1);
     for (let i = 0; i < nr; i++) list.setEntry(i, from + 1 + i);
     list.nr = avail.firstNr = avail.totalNr = nr;

@@ -20,6 +20,7 @@ import {
   emptyList,
   fillList,
   ListAllocator,
+  recycleList,
   spliceList,
   walkList,
 } from "../../fs/meta_alloc.ts";
@@ -43,7 +44,7 @@ function newVolume(blocks: number): Volume {
 /** Puts a list block at `blkno` in front of the list. */
 function seedList(t: Volume, head: AllocListHead, blkno: number, entries: number[], start = 0) {
   const ref = BlockRef.alloc();
-  const list = new AllocListBlock(t.writer.dirtyAt(ref, MAGIC_ALLOC_LIST, blkno).v, 0);
+  const list = new AllocListBlock(t.writer.moveTo(ref, MAGIC_ALLOC_LIST, blkno).v, 0);
   entries.forEach((entry, i) => list.setEntry(start + i, entry));
   list.start = start;
   list.nr = entries.length;
@@ -191,7 +192,7 @@ Deno.test("neighbouring blocks are written together, in order", () => {
   const dev = new MemDevice(300 * LG_SIZE, { record: true });
   const cache = newCache(dev), writer = new BlockWriter(cache);
   for (const blkno of [9, 5, 6, 100, 7, 101, ...range(150, 230)]) {
-    writer.dirtyAt(BlockRef.alloc(), MAGIC_ALLOC_LIST, blkno);
+    writer.moveTo(BlockRef.alloc(), MAGIC_ALLOC_LIST, blkno);
   }
   let slices = 1;
   while (!writer.writeSlice(3)) slices++;
@@ -321,11 +322,69 @@ Deno.test("every block has exactly one owner after every commit of a server", ()
         spliceList(tx, server.freed[server.idle]!, a);
         assert.ok(a.isZero());
       }
+      if (random.below(3) === 0 && server.clients.length > 1) {
+        const a = server.clients.shift()!, b = server.clients[0]!;
+        recycleList(tx, b, a, 1 + random.below(900));
+        if (!a.isZero()) server.clients.push(a);
+      }
       server.commit();
       server.check();
     }
     assert.equal(checkTree(server.t, server.tree).keys.length, keys.size);
   }
+});
+
+Deno.test("numbers are given out in ascending order, also after a list was filled out of order", () => {
+  const server = new Server(9000);
+  const random = seededRandom(5);
+  const owned: number[] = [];
+  let mixed = 0;
+  for (let commit = 0; commit < 40; commit++) {
+    const { alloc } = server.tx;
+    const given = Array.from({ length: 3 + random.below(40) }, () => alloc.allocMeta());
+    assert.deepEqual(given, given.toSorted((a, b) => a - b));
+    owned.push(...given);
+    while (owned.length > 60) alloc.freeMeta(owned.splice(random.below(owned.length), 1)[0]!);
+    if (random.below(3) === 0) {
+      const idle = server.avail[server.idle]!;
+      recycleList(server.tx, idle, server.freed[server.idle]!, 8185);
+      const { entries } = contents(server.tx.cache, idle);
+      if (entries.some((n, i) => i > 0 && n < entries[i - 1]!)) mixed++;
+    }
+    server.commit();
+  }
+  assert.ok(mixed > 5, `${mixed} lists were out of order`);
+});
+
+Deno.test("recycling moves numbers up to the target and frees the blocks that it emptied", () => {
+  const server = new Server(9000);
+  const { tx } = server;
+  const listOf = (...counts: number[]) => {
+    const list = AllocListHead.alloc();
+    for (const n of counts) {
+      const part = AllocListHead.alloc();
+      fillList(tx, part, server.metaAlloc[server.source]!, n, n);
+      spliceList(tx, list, part);
+    }
+    return list;
+  };
+  // A chain of 30, 20 and 10 numbers, onto 5 and a block behind them that stays as it is.
+  const list = listOf(7, 5), from = listOf(10, 20, 30);
+  const before = [...contents(tx.cache, list).entries, ...contents(tx.cache, from).entries];
+  const [, behind] = contents(tx.cache, list).blocks;
+  recycleList(tx, list, from, 45);
+  assert.deepEqual([list.firstNr, list.totalNr, from.firstNr, from.totalNr], [45, 52, 10, 20]);
+  assert.equal(contents(tx.cache, list).blocks[1], behind);
+  recycleList(tx, list, from, 45);
+  assert.equal(list.firstNr, 45, "nothing is moved to a list that has enough");
+  const after = [...contents(tx.cache, list).entries, ...contents(tx.cache, from).entries];
+  assert.deepEqual(after.sort((a, b) => a - b), before.sort((a, b) => a - b));
+  recycleList(tx, list, from, 8185);
+  assert.deepEqual([list.firstNr, list.totalNr], [65, 72]);
+  assert.ok(from.ref.isNull && from.firstNr === 0 && from.totalNr === 0);
+  server.clients.push(list);
+  server.commit();
+  server.check();
 });
 
 Deno.test("fill keeps what it moved when the extents run dry; empty stops when room ends", () => {

@@ -52,13 +52,37 @@ Deno.test("dirtying copies to a new number with a new seq, once per transaction"
   assert.equal(t.cache.read(old, MAGIC_BLOOM).buf[FILLER], 0, "the old block is as it was");
 });
 
+Deno.test("a moved block keeps its memory; the old one comes from the device, a pinned one stays", () => {
+  for (const pins of [0, 1]) {
+    const { t, refs } = committed(1);
+    const ref = refs[0]!, old = BlockRef.alloc(), before = t.cache.read(ref, MAGIC_BLOOM);
+    old.copyFrom(ref);
+    before.pins = pins;
+    const [read, wrote] = [t.dev.reads, t.dev.writes];
+    const block = t.writer.moveTo(ref, MAGIC_BLOOM, 500);
+    assert.deepEqual([ref.blkno, block.blkno, t.cache.peek(500)], [500, 500, block]);
+    assert.notEqual(ref.seq, old.seq);
+    assert.equal(block === before, pins === 0);
+    block.buf.fill(42, FILLER);
+    const again = t.cache.read(old, MAGIC_BLOOM);
+    assert.equal(again.buf[FILLER], 0, "the old block is as it was");
+    assert.equal(t.dev.reads - read, pins === 0 ? 1 : 0);
+    assert.equal(t.dev.writes, wrote);
+    t.writer.write();
+    t.cache.drop(500);
+    assert.equal(t.cache.read(ref, MAGIC_BLOOM).buf[FILLER], 42);
+    assert.equal(t.cache.read(old, MAGIC_BLOOM).buf[FILLER], 0);
+    before.pins = 0;
+  }
+});
+
 Deno.test("a block that another node rewrote is read again; only then it is stale", () => {
   const { t, refs } = committed(1);
   const ref = refs[0]!;
   // another node reuses the number
   const other = newCache(t.dev, 77), writer = new BlockWriter(other);
   const theirs = BlockRef.alloc();
-  writer.dirtyAt(theirs, MAGIC_SRCH_BLOCK, ref.blkno).buf.fill(9, FILLER);
+  writer.moveTo(theirs, MAGIC_SRCH_BLOCK, ref.blkno).buf.fill(9, FILLER);
   writer.write();
   assert.equal(t.cache.read(ref, MAGIC_BLOOM).buf[FILLER], 0, "our cached copy is still good");
   assert.equal(t.cache.read(theirs, MAGIC_SRCH_BLOCK).buf[FILLER], 9, "theirs replaces it");
@@ -168,11 +192,11 @@ Deno.test("misuse is noticed: two writers, a number in use, changes during a wri
   const second = new BlockWriter(t.cache);
   assert.throws(() => second.dirty(refs[0]!, MAGIC_BLOOM, t.alloc), AssertionError);
   assert.throws(
-    () => second.dirtyAt(BlockRef.alloc(), MAGIC_BLOOM, refs[0]!.blkno),
+    () => second.moveTo(BlockRef.alloc(), MAGIC_BLOOM, refs[0]!.blkno),
     AssertionError,
   );
   assert.throws(() => t.cache.drop(refs[0]!.blkno), AssertionError);
-  assert.throws(() => second.dirtyAt(BlockRef.alloc(), MAGIC_BLOOM, 1), AssertionError);
+  assert.throws(() => second.moveTo(BlockRef.alloc(), MAGIC_BLOOM, 1), AssertionError);
   t.writer.dirty(refs[1]!, MAGIC_BLOOM, t.alloc);
   assert.equal(t.writer.writeSlice(0), false);
   assert.throws(() => t.writer.dirty(BlockRef.alloc(), MAGIC_BLOOM, t.alloc), AssertionError);

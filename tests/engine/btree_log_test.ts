@@ -9,7 +9,8 @@ import { bytesEqual } from "../../format/bytes.ts";
 import { BtreeRoot } from "../../format/btree.ts";
 import { BTREE_MAX_VAL_LEN, ZONE_XATTR_TOTL } from "../../format/constants.ts";
 import { Key } from "../../format/key.ts";
-import { forEachItem, type TreeItem } from "../../fs/btree.ts";
+import { nrItems } from "../../format/btree_block.ts";
+import { forEachItem, type TreeItem, walkBlocks } from "../../fs/btree.ts";
 import { insertList } from "../../fs/btree_log.ts";
 import { FsError } from "../../fs/errors.ts";
 import { checkTree, newTree, seededRandom, type TestTree } from "./support.ts";
@@ -151,4 +152,89 @@ Deno.test("totals among dense runs are added, not replaced", () => {
     assert.deepEqual(item.val, pair(BigInt(i++) * times));
   });
   assert.equal(i, 300);
+});
+
+Deno.test("deletions that need not be kept leave no item, no empty leaf and few small ones", () => {
+  const kept = fc.record({
+    // What is stored before, in permille of 6000 numbers, and what goes of it in each round.
+    density: fc.constantFrom(20, 300, 1000),
+    rounds: fc.array(
+      fc.record({
+        from: fc.nat(6000),
+        step: fc.constantFrom(1, 1, 3, 50, 700),
+        count: fc.constantFrom(1, 2, 60, 700, 3000),
+        /** Of ten deletions so many must stay. */
+        hiding: fc.constantFrom(0, 0, 3),
+        adds: fc.boolean(),
+      }),
+      { minLength: 1, maxLength: 5 },
+    ),
+    seed: fc.nat(),
+  });
+  fc.assert(
+    fc.property(kept, ({ density, rounds, seed }) => {
+      const t = newTree(), root = BtreeRoot.alloc();
+      const random = seededRandom(seed);
+      const model = new Map<number, TreeItem>();
+      const put = (items: Map<number, TreeItem>, hides: (n: number) => boolean) => {
+        const numbers = [...items.keys()].sort((a, b) => a - b);
+        const list = numbers.map((n) => items.get(n)!);
+        const numberOf = new Map(list.map((item, i) => [item, numbers[i]!]));
+        const asked = new Set<TreeItem>();
+        insertList(t, root, list, { done: 0 }, (item, stored) => {
+          const n = numberOf.get(item)!, old = model.get(n);
+          assert.equal(stored, old === undefined ? -1 : old.flags, `stored flags of ${n}`);
+          asked.add(item);
+          return item.flags === 1 && !hides(n);
+        });
+        for (const [n, item] of items) {
+          assert.equal(asked.has(item), item.flags === 1 || model.has(n), `asked about ${n}`);
+          if (item.flags === 1 && !hides(n)) model.delete(n);
+          else model.set(n, item);
+        }
+        return list;
+      };
+      const first = new Map<number, TreeItem>();
+      for (let n = 0; n < 6000; n++) {
+        if (random.below(1000) >= density) continue;
+        first.set(n, { key: keyOf(n), seq: 1, flags: 0, val: new Uint8Array(random.below(200)) });
+      }
+      put(first, () => false);
+      rounds.forEach((r, k) => {
+        const items = new Map<number, TreeItem>();
+        for (let i = 0; i < r.count; i++) {
+          const n = r.from + i * r.step;
+          const flags = r.adds && i % 4 === 0 ? 0 : 1;
+          items.set(n, { key: keyOf(n), seq: k + 2, flags, val: new Uint8Array(flags ? 0 : 30) });
+        }
+        put(items, (n) => n % 10 < r.hiding);
+        // The one item that a leaf keeps, so as not to be empty.
+        const leaves = new Map<number, number>();
+        walkBlocks(t, root, (b) => {
+          if (b.level === 0) leaves.set(b.blkno, nrItems(b.block!));
+        });
+        const { keys } = checkTree(t, root);
+        assert.ok(keys.length === 0 || [...leaves.values()].every((nr) => nr > 0), "an empty leaf");
+        const seen = new Map<string, TreeItem>();
+        forEachItem(t, root, Key.ZEROS, (item) => void seen.set(`${item.key}`, item));
+        for (const item of model.values()) {
+          const found = seen.get(`${item.key}`);
+          assert.ok(found !== undefined && found.seq === item.seq && found.flags === item.flags);
+          seen.delete(`${item.key}`);
+        }
+        for (const item of seen.values()) {
+          assert.equal(item.flags, 1, "a deleted item is visible");
+          const n = [...items].find(([, i]) => i.key.equals(item.key));
+          assert.ok(n !== undefined && leaves.size >= 1, "a deletion that nobody made");
+          model.set(n[0], n[1]);
+        }
+        t.writer.write();
+        t.alloc.commit();
+      });
+      const items = model.size;
+      const { blocks } = checkTree(t, root);
+      assert.ok(blocks.length <= 4 + items / 80 + rounds.length, `${blocks.length} for ${items}`);
+    }),
+    { numRuns: 60 },
+  );
 });

@@ -160,7 +160,7 @@ Deno.test("an operation that fails at any point leaves the extents as they were"
 function listTree(avail: number): AllocTree {
   const { cache, writer } = newTree(12_000);
   const head = AllocListHead.alloc(), ref = BlockRef.alloc();
-  const list = new AllocListBlock(writer.dirtyAt(ref, MAGIC_ALLOC_LIST, 2).v, 0);
+  const list = new AllocListBlock(writer.moveTo(ref, MAGIC_ALLOC_LIST, 2).v, 0);
   for (let i = 0; i < avail; i++) list.setEntry(i, 3 + i);
   list.nr = head.firstNr = head.totalNr = avail;
   head.ref.copyFrom(ref);

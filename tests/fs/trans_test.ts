@@ -247,12 +247,13 @@ Deno.test("an item written for another object is newer than that object's lock",
     op.apply();
     fs.items.createForce(op, index, metaSeqKey(t, 1), new Uint8Array(0), inode);
     fs.items.createForce(op, index, metaSeqKey(t, 2), new Uint8Array(0), null);
-    fs.items.deleteForce(op, index, metaSeqKey(t, 3), inode);
+    // Of another transaction: of this one it would leave nothing to write.
+    fs.items.deleteForce(op, index, metaSeqKey(t - 1, 3), inode);
   });
   await fs.trans.commit();
   const { seqs } = logTree(cluster);
-  const seqOf = (ino: number) => seqs.get(`${metaSeqKey(t, ino)}`);
-  assert.deepEqual([seqOf(1), seqOf(2), seqOf(3)], [
+  const seqOf = (seq: number, ino: number) => seqs.get(`${metaSeqKey(seq, ino)}`);
+  assert.deepEqual([seqOf(t, 1), seqOf(t, 2), seqOf(t - 1, 3)], [
     inode.writeSeq,
     index.writeSeq,
     inode.writeSeq,
