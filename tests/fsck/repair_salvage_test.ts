@@ -170,6 +170,11 @@ Deno.test("salvage: older copies fill a lost leaf, what was deleted stays delete
   assert.ok(kept / files > 0.85, `${kept} of ${files} files were kept`);
 });
 
+Deno.test("salvage: where all leaves are found no older copy is used", async () => {
+  const v = await agedVolume();
+  losingParentsCostsNothing(() => copyOf(v));
+});
+
 Deno.test("salvage: -p takes nothing from copies and attaches nothing", async () => {
   const v = await healthyVolume();
   lose(v.meta, itemBlocks(v.meta, (level) => level > 0)[0] as number, (buf) => buf.fill(0));

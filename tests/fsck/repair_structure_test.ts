@@ -8,7 +8,16 @@ import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { itemKey } from "../../format/btree_block.ts";
-import { TYPE_DATA_EXTENT, ZONE_FS } from "../../format/constants.ts";
+import {
+  LG_SIZE,
+  SM_SIZE,
+  TYPE_DATA_EXTENT,
+  ZONE_FS,
+  ZONE_INODE_INDEX,
+} from "../../format/constants.ts";
+import { walkBlocks } from "../../fs/btree.ts";
+import { MemDevice } from "../../fs/memory_device.ts";
+import { generate, generatedSize } from "./generate.ts";
 import { Key } from "../../format/key.ts";
 import { forEachCrash } from "./crash_points.ts";
 import { makeSample } from "./sample.ts";
@@ -246,6 +255,33 @@ Deno.test("repair: a crash while shared data blocks are copied loses nothing", a
   );
   assert.ok(dataWrites > 0, "blocks were copied");
   assert.ok(problemsOf(broken.meta, broken.data).some((p) => p.code === "data-block-twice"));
+});
+
+Deno.test("repair: with little memory it takes more rounds to mend the same", () => {
+  const inodes = 6000, { metaBlocks, dataBlocks } = generatedSize(inodes);
+  const meta = new MemDevice(metaBlocks * LG_SIZE), data = new MemDevice(dataBlocks * SM_SIZE);
+  generate(meta, data, inodes);
+  const healthy = manifest(meta, data), s = new Surgeon(meta), sb = s.superBlock();
+  assert.deepEqual(problemsOf(meta, data), []);
+  // All leaves with nothing but index items, which can be made anew.
+  let wiped = 0;
+  walkBlocks({ cache: s.cache() }, sb.fsRoot, ({ blkno, level, hi }) => {
+    if (level > 0 || hi.zone > ZONE_INODE_INDEX) return true;
+    s.editBlock(blkno, ({ buf }) => buf.fill(0), false);
+    wiped++;
+    return true;
+  });
+  assert.ok(wiped > 3, `${wiped} leaves`);
+  let rounds = 0;
+  const result = repairVolume(meta, data, {
+    ...repairOptions(),
+    memory: 1 << 20,
+    onRound: (n) => rounds = n,
+  });
+  assert.equal(result.stopped, null);
+  assert.ok(rounds > 5, `${rounds} rounds`);
+  assert.deepEqual(problemsOf(meta, data), []);
+  assert.deepEqual([...manifest(meta, data)], [...healthy]);
 });
 
 Deno.test("repair: a mended volume can be mounted and used", async () => {

@@ -192,21 +192,21 @@ export class Surgeon {
   itemTrees(): { name: string; root: BtreeRoot }[] {
     const sb = this.superBlock();
     const trees = [{ name: "fs_root", root: sb.fsRoot }];
-    forEachItem({ cache: this.#cache() }, sb.logsRoot, Key.ZEROS, ({ val }) => {
+    forEachItem({ cache: this.cache() }, sb.logsRoot, Key.ZEROS, ({ val }) => {
       const lt = LogTrees.at(val.slice());
       trees.push({ name: "log", root: lt.itemRoot });
     });
     return trees;
   }
 
-  #cache(): BlockCache {
+  cache(): BlockCache {
     return new BlockCache(this.meta, this.superBlock().hdr.fsid, { random: new SeededRandom(3) });
   }
 
   /** The leaf of a tree that covers `key`; its parents are left alone. */
   leafOf(root: BtreeRoot, key: Key): number | null {
     let found: number | null = null;
-    walkBlocks({ cache: this.#cache() }, root, (b) => {
+    walkBlocks({ cache: this.cache() }, root, (b) => {
       if (b.lo.compare(key) > 0 || b.hi.compare(key) < 0) return false;
       if (b.level === 0) found = b.blkno;
       return true;
@@ -217,7 +217,7 @@ export class Surgeon {
   /** All blocks of a tree: number and level. */
   blocksOf(root: BtreeRoot): { blkno: number; level: number }[] {
     const out: { blkno: number; level: number }[] = [];
-    walkBlocks({ cache: this.#cache() }, root, ({ blkno, level }) => {
+    walkBlocks({ cache: this.cache() }, root, ({ blkno, level }) => {
       out.push({ blkno, level });
       return true;
     });

@@ -6,16 +6,18 @@
  * whose check reports them again.
  */
 
-import type { ProblemCode } from "../problems.ts";
+import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
 
-/** Problems that are kept for mending in one round. */
-const LIMIT = 300_000;
-/** Runs of leaked data blocks that are remembered. */
-const LEAK_LIMIT = 500_000;
-/** Conflicting blocks beyond which there is nothing left to trust. */
-const CONFLICT_LIMIT = 4_000_000;
+/** Problems that are kept for mending in one round, whatever memory there is. */
+const MOST = 300_000;
+const LEAST = 1000;
+/** What one takes, with what mending it keeps in memory. */
+const PROBLEM_BYTES = 2048;
+/** What a leaked run of data blocks, and a block about which claims conflict, takes. */
+const LEAK_BYTES = 128;
+const CONFLICT_BYTES = 64;
 
 const CONFLICTS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "meta-block-twice",
@@ -75,12 +77,20 @@ export class Findings {
   greatestIno = 0;
   /** What is wrong with each bad block. */
   readonly #blocks = new Map<number, Set<ProblemCode>>();
+  readonly #limit: number;
+
+  /** `memory`: bytes that a repair may use; a quarter of it is for this. */
+  constructor(private readonly memory: number) {
+    this.#limit = Math.max(LEAST, Math.min(MOST, Math.floor(memory / 8 / PROBLEM_BYTES)));
+  }
 
   add(problem: Problem): void {
     const { code, values } = problem;
     const what = String(values["what"] ?? "");
     if (CONFLICTS.has(code)) {
-      if (this.conflicts.size < CONFLICT_LIMIT) this.conflicts.add(Number(values["blkno"]));
+      if (this.conflicts.size < this.memory / 16 / CONFLICT_BYTES) {
+        this.conflicts.add(Number(values["blkno"]));
+      }
     }
     if (code === "inode-next-ino") {
       this.greatestIno = Math.max(this.greatestIno, Number(values["ino"]));
@@ -96,7 +106,7 @@ export class Findings {
     if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && LISTING.test(what)) {
       this.freeKnown = false;
     }
-    if (code === "data-leak" && this.dataLeaks.length < LEAK_LIMIT) {
+    if (code === "data-leak" && this.dataLeaks.length < this.memory / 16 / LEAK_BYTES) {
       this.dataLeaks.push({ start: Number(values["start"]), len: Number(values["len"]) });
     }
     if (isSearch(what) && HIDING.has(code) || code === "srch-file") this.incomplete = true;
@@ -106,7 +116,9 @@ export class Findings {
       if (codes === undefined) this.#blocks.set(blkno, new Set([code]));
       else codes.add(code);
     }
-    if (this.problems.length < LIMIT) this.problems.push(problem);
+    // What nothing mends must not take the place of what something does.
+    const mendable = PROBLEMS[code].mending !== "none";
+    if (mendable && this.problems.length < this.#limit) this.problems.push(problem);
   }
 
   /** What is wrong with a bad block; one without damage of its own is somebody else's as well. */

@@ -44,7 +44,9 @@ import { TreeBuilder } from "./tree_builder.ts";
 
 const EMPTY = new Uint8Array(0);
 /** Items that one round changes at most; the rest waits for the next. */
-const LIMIT = 400_000;
+const MOST = 400_000;
+/** What a changed item takes: in memory, and in a dirty block. */
+const ITEM_BYTES = 2048;
 
 interface Change {
   readonly key: Key;
@@ -75,7 +77,7 @@ export class ItemPatch {
   }
 
   get isFull(): boolean {
-    return this.#count >= LIMIT;
+    return this.#count >= Math.min(MOST, this.round.cx.memory / 4 / ITEM_BYTES);
   }
 
   /** A number for a new inode. */

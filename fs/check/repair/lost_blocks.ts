@@ -60,6 +60,15 @@ export interface LooseLeaf {
   readonly live: boolean;
 }
 
+/** What a search of the device found. */
+export interface Loose {
+  readonly leaves: readonly LooseLeaf[];
+  /** All blocks that are in use and that nothing refers to are whole: no live leaf is missing. */
+  readonly complete: boolean;
+}
+
+export const NOTHING_LOOSE: Loose = { leaves: [], complete: false };
+
 export const holds = (hole: Hole, key: Key): boolean =>
   key.compare(hole.lo) >= 0 && key.compare(hole.hi) <= 0;
 
@@ -88,8 +97,9 @@ export function findLooseLeaves(
   freeKnown: boolean,
   merging: boolean,
   onRead: (blocks: number, total: number) => void,
-): LooseLeaf[] {
-  const found: LooseLeaf[] = [];
+): Loose {
+  const found: LooseLeaf[] = [], lost = new Set(cx.badBlocks.map(({ ref }) => ref.blkno));
+  let unknown = 0;
   const runs: { start: number; len: number; inUse: boolean }[] = [];
   let total = 0, done = 0;
   const add = (start: number, len: number, inUse: boolean) => {
@@ -109,15 +119,22 @@ export function findLooseLeaves(
   for (const { start, len, inUse } of runs) {
     for (let blkno = start; blkno < start + len; blkno++) {
       onRead(done++, total);
-      if (!readHead(cx, head, blkno) || !looksLikeLeaf(cx, v, blkno)) continue;
-      if (!cx.source.readRaw(b, blkno)) continue;
+      const ours = readHead(cx, head, blkno) && hasHeader(cx, v, blkno);
+      if (inUse && !lost.has(blkno) && !(ours && isWhole(cx, b, blkno))) unknown++;
+      if (!ours || !looksLikeLeaf(v) || !cx.source.readRaw(b, blkno)) continue;
       const leaf = looseLeaf(b, blkno, holes, inUse);
       if (leaf !== null) found.push(leaf);
     }
   }
   cx.source.release(b);
-  return overlapTooMuch(found, holes) ? found.map((leaf) => ({ ...leaf, live: false })) : found;
+  if (overlapTooMuch(found, holes)) {
+    return { leaves: found.map((leaf) => ({ ...leaf, live: false })), complete: false };
+  }
+  return { leaves: found, complete: freeKnown && unknown === 0 };
 }
+
+const isWhole = (cx: CheckContext, b: RawBlock, blkno: number): boolean =>
+  cx.source.readRaw(b, blkno) && blockCrcOk(b.buf);
 
 /**
  * Leaves of one tree never overlap: if more overlap than trees have holes, some are older copies, and
@@ -147,11 +164,13 @@ function readHead(cx: CheckContext, head: Uint8Array, blkno: number): boolean {
   }
 }
 
-function looksLikeLeaf(cx: CheckContext, v: DataView, blkno: number): boolean {
-  return v.getUint32(4, true) === MAGIC_BTREE && v.getUint32(8, true) === cx.source.fsidLo &&
-    v.getUint32(12, true) === cx.source.fsidHi && rawU64(v, 24) === blkno &&
-    v.getUint16(34, true) > 0 && v.getUint8(40) === 0;
-}
+/** A block of this volume that is at its place. */
+const hasHeader = (cx: CheckContext, v: DataView, blkno: number): boolean =>
+  v.getUint32(8, true) === cx.source.fsidLo && v.getUint32(12, true) === cx.source.fsidHi &&
+  rawU64(v, 24) === blkno;
+
+const looksLikeLeaf = (v: DataView): boolean =>
+  v.getUint32(4, true) === MAGIC_BTREE && v.getUint16(34, true) > 0 && v.getUint8(40) === 0;
 
 function looseLeaf(
   b: RawBlock,

@@ -13,7 +13,14 @@
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
-import { type CheckOptions, type CheckResult, isSound, type Report, runCheck } from "../check.ts";
+import {
+  type CheckOptions,
+  type CheckResult,
+  DEFAULT_MEMORY,
+  isSound,
+  type Report,
+  runCheck,
+} from "../check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
@@ -28,7 +35,9 @@ import {
   findLooseLeaves,
   type Hole,
   LOG_TREES,
+  type Loose,
   type LooseLeaf,
+  NOTHING_LOOSE,
 } from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
 import { type ServerTree, ServerTrees } from "./server_trees.ts";
@@ -42,7 +51,7 @@ import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 
-/** A repair that needs more rounds than this goes in circles. */
+/** From this round on each must leave fewer problems than any before: else it goes in circles. */
 const MAX_ROUNDS = 16;
 
 export interface RepairOptions extends CheckOptions {
@@ -92,10 +101,10 @@ class Repair {
   ) {}
 
   run(): RepairResult {
-    let before: Report | null = null, stopped: string | null = null, last = "";
+    let before: Report | null = null, stopped: string | null = null, last = "", fewest = Infinity;
     for (let n = 1;; n++) {
       this.options.onRound?.(n);
-      const findings = new Findings();
+      const findings = new Findings(this.options.memory ?? DEFAULT_MEMORY);
       const { onProblem, ...rest } = this.options;
       const result = runCheck(this.meta, this.data, {
         ...rest,
@@ -141,11 +150,13 @@ class Repair {
         return done();
       }
       const state = JSON.stringify([[...after.counts], after.problems.map((p) => p.message)]);
-      if (n > MAX_ROUNDS || state === last) {
+      const left = after.errors + after.warnings;
+      if (n > MAX_ROUNDS && left >= fewest || state === last) {
         stopped = "mending did not change anything any more";
         return done();
       }
       last = state;
+      fewest = Math.min(fewest, left);
       try {
         if (!this.#round(result, findings)) return done();
       } catch (e) {
@@ -195,12 +206,12 @@ class Repair {
     );
     const merging = items.merge.completions.length > 0;
     const loose = this.#searchLost(cx, findings, allowed, merging);
-    const live = loose.some((leaf) => leaf.live);
+    const live = loose.leaves.some((leaf) => leaf.live);
     const round = new Round(cx, items, {
       random: this.options.random,
       complete: !findings.incomplete && !lostParent && !rootLost && !live,
       conflicts: findings.conflicts,
-      spared: loose.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
+      spared: loose.leaves.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
         .map(({ blkno }) => blkno),
     });
     for (const slot of quorumSlots(allowed)) {
@@ -215,7 +226,7 @@ class Repair {
     }
     this.#mendServerTrees(servers, findings, allowed);
     const holes = wholeHoles(cx, findings, allowed);
-    const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose);
+    const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose.leaves);
     this.#salvage(round, servers, holes, loose, findings);
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
@@ -293,14 +304,14 @@ class Repair {
     findings: Findings,
     allowed: readonly Problem[],
     merging: boolean,
-  ): LooseLeaf[] {
+  ): Loose {
     const holes = wholeHoles(cx, findings, allowed);
     for (const bad of cx.badBlocks) {
       if (!isItemTree(bad.tree) || !this.#mayMend(bad, findings)) continue;
       const hole = expectedHole(cx, bad);
       if (hole !== null) holes.push(hole);
     }
-    if (holes.length === 0) return [];
+    if (holes.length === 0) return NOTHING_LOOSE;
     const { onProgress } = this.options;
     // A volume without any free extents is one whose free space waits to be made anew.
     const freeKnown = findings.freeKnown &&
@@ -315,7 +326,7 @@ class Repair {
     round: Round,
     servers: ServerTrees,
     holes: readonly Hole[],
-    loose: readonly LooseLeaf[],
+    loose: Loose,
     findings: Findings,
   ): void {
     const { leaves, staleItems } = salvage(round, servers, holes, loose, findings.dataLeaks);

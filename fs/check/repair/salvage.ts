@@ -37,7 +37,7 @@ import type { TreeItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
-import { holds, type Hole, type LooseLeaf } from "./lost_blocks.ts";
+import { holds, type Hole, type Loose, type LooseLeaf } from "./lost_blocks.ts";
 import type { Round } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 import { StaleItems } from "./stale_items.ts";
@@ -61,10 +61,10 @@ export function salvage(
   round: Round,
   servers: ServerTrees,
   holes: readonly Hole[],
-  loose: readonly LooseLeaf[],
+  loose: Loose,
   leaks: readonly Run[],
 ): Salvaged {
-  const inHole = loose.filter((leaf) =>
+  const inHole = loose.leaves.filter((leaf) =>
     holes.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
   );
   if (inHole.length === 0) return { leaves: 0, staleItems: 0 };
@@ -73,7 +73,14 @@ export function salvage(
     leaf.live && holes.some((h) => holds(h, leaf.first) && holds(h, leaf.last))
   );
   work.attach(live);
-  const staleItems = work.addStale(holes, inHole.filter((leaf) => !leaf.live), leaks);
+  // A hole whose live leaves have all been found has nothing left to be filled from copies.
+  const open = holes.filter((h) =>
+    h.level > 0 ? !loose.complete : !live.some((leaf) => holds(h, leaf.first))
+  );
+  const copies = inHole.filter((leaf) =>
+    !leaf.live && open.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
+  );
+  const staleItems = work.addStale(holes, open, live, copies, leaks);
   return { leaves: live.length, staleItems };
 }
 
@@ -105,14 +112,20 @@ class Salvage {
   }
 
   /** Items of older copies that nothing contradicts; how many. */
-  addStale(holes: readonly Hole[], leaves: readonly LooseLeaf[], leaks: readonly Run[]): number {
+  addStale(
+    holes: readonly Hole[],
+    open: readonly Hole[],
+    live: readonly LooseLeaf[],
+    leaves: readonly LooseLeaf[],
+    leaks: readonly Run[],
+  ): number {
     if (leaves.length === 0) return 0;
     const { round, servers } = this, { source } = round.cx;
     const limit = Math.floor(this.#budget / STALE_ITEM_BYTES);
     let items: TreeItem[];
     try {
       const roots = servers.logTrees.map((lt) => lt.itemRoot);
-      const stale = new StaleItems(round, holes, roots, limit);
+      const stale = new StaleItems(round, { holes, open, live }, roots, limit);
       const b = source.acquire();
       for (const leaf of [...leaves].sort((x, y) => y.newest - x.newest)) {
         if (source.readRaw(b, leaf.blkno)) stale.offer(b);

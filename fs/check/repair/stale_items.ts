@@ -3,7 +3,7 @@
  * until they are written again; where the newest is lost they are the best that is left. What they
  * say was true once, so each item is judged by what can be read today:
  *
- * - Only keys in a hole count, and only where no tree has a version as new (01 §12.2). What is in
+ * - Only keys in a hole count, and not between those of a leaf that was found, and only where no tree has a version as new (01 §12.2). What is in
  *   log trees is newer than what has been merged (03 §16.1): an item that the lost leaf of fs_root
  *   held is older than all that is logged, and one of a log tree newer than all that is merged.
  *   Others are copies of leaves that are not lost, in which the item was deleted.
@@ -37,13 +37,13 @@ import {
   ZONE_QUOTA,
 } from "../../../format/constants.ts";
 import { backrefKey, extentSearchKey, lastInodeKey, readdirKey } from "../../../format/items.ts";
-import { Key } from "../../../format/key.ts";
+import { Key, maxKey } from "../../../format/key.ts";
 import { forEachItem, lookup, type TreeItem } from "../../btree.ts";
 import { ItemTrees } from "../../resolve.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
-import { holds, type Hole } from "./lost_blocks.ts";
+import { holds, type Hole, type LooseLeaf } from "./lost_blocks.ts";
 import type { Round } from "./round.ts";
 
 const FS_ROOT = "fs_root";
@@ -57,6 +57,39 @@ const LAST_INDEX = Key.of(
   U64_MAX,
   255,
 );
+
+export interface Lost {
+  /** All holes, and those of which live leaves are missing. */
+  readonly holes: readonly Hole[];
+  readonly open: readonly Hole[];
+  /** Leaves that were found: between their first and last key nothing else was. */
+  readonly live: readonly LooseLeaf[];
+}
+
+/** Whether a key lies within a leaf. */
+class Spans {
+  readonly #firsts: Key[] = [];
+  /** The greatest last key of the leaf and all before it. */
+  readonly #lasts: Key[] = [];
+
+  constructor(leaves: readonly LooseLeaf[]) {
+    for (const { first, last } of [...leaves].sort((a, b) => a.first.compare(b.first))) {
+      this.#firsts.push(first);
+      this.#lasts.push(maxKey(last, this.#lasts.at(-1) ?? last));
+    }
+  }
+
+  hold(key: Key): boolean {
+    let lo = 0, hi = this.#firsts.length;
+    while (lo < hi) {
+      const mid = (lo + hi) >> 1;
+      if ((this.#firsts[mid] as Key).compare(key) <= 0) lo = mid + 1;
+      else hi = mid;
+    }
+    const last = this.#lasts[lo - 1];
+    return last !== undefined && last.compare(key) >= 0;
+  }
+}
 
 interface Range {
   readonly first: number;
@@ -72,13 +105,18 @@ export class StaleItems {
   /** There were more items than memory is meant for. */
   overflow = false;
 
+  readonly #spans: Spans;
+  private readonly holes: readonly Hole[];
+
   /** `logTrees`: item trees of all log trees, those with live leaves among them. */
   constructor(
     private readonly round: Round,
-    private readonly holes: readonly Hole[],
+    private readonly lost: Lost,
     logTrees: readonly BtreeRoot[],
     private readonly limit: number,
   ) {
+    this.holes = lost.holes;
+    this.#spans = new Spans(lost.live);
     this.#roots = [round.sb.fsRoot, ...logTrees].filter((root) => root.height > 0);
     this.#current = new ItemTrees(round.cache, round.sb, logTrees);
   }
@@ -88,7 +126,7 @@ export class StaleItems {
     for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
       const key = itemKey(b, item);
       if (key.zone !== ZONE_FS && key.zone !== ZONE_QUOTA) continue;
-      if (!this.holes.some((h) => holds(h, key))) continue;
+      if (!this.lost.open.some((h) => holds(h, key)) || this.#spans.hold(key)) continue;
       const seq = itemSeq(b, item), name = key.toString();
       const before = this.#best.get(name);
       if (before === undefined ? !this.#isNewest(key, seq) : before.seq >= seq) continue;

@@ -117,7 +117,9 @@ class Rewriter {
   /** The reference to use for a child; the same bytes if it needs no change, null if it is lost. */
   rewrite(ref: Ref, level: number, lo: Key, hi: Key): Child {
     if (!this.#touches(lo, hi)) return refBytes(ref);
-    const { round } = this, { source } = round.cx;
+    const { round } = this, { source, memory } = round.cx;
+    // What is dirty now is complete, and nothing refers to it before the super block does.
+    if (round.writer.dirtyBytes > memory / 4) round.writer.write();
     const b = source.acquire();
     try {
       const own = this.#bad.get(ref.blkno)?.find((x) => x.lo.equals(lo) && x.level === level);
