@@ -17,7 +17,7 @@ import type { Key } from "../format/key.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../format/wire.ts";
 import { assert, CorruptError, errnoError } from "./errors.ts";
 import type { Fs } from "./fs.ts";
-import type { Item } from "./item_cache.ts";
+import type { Item } from "./item.ts";
 import type { ClusterLock } from "./lock_client.ts";
 import type { Op } from "./op.ts";
 import type { HoldOptions } from "./trans.ts";

@@ -23,6 +23,7 @@ import type { BlockCache } from "./block_cache.ts";
 import { assert, AssertionError, CorruptError, StaleError } from "./errors.ts";
 import { DirtyItems, leafBytes } from "./dirty_items.ts";
 import { readForest } from "./forest.ts";
+import { Item, type ReadItem } from "./item.ts";
 import {
   ITEM_COMMITTED,
   ITEM_DELETED,
@@ -31,63 +32,12 @@ import {
   ITEM_PERSISTENT,
   Page,
   PAGE_MAX_ITEMS,
+  pageIndex,
 } from "./item_page.ts";
-import { type ClusterLock, readable } from "./lock_client.ts";
+import type { ClusterLock } from "./lock_client.ts";
 import type { Op } from "./op.ts";
 import { PageQueue } from "./page_queue.ts";
 import type { Roots } from "./roots.ts";
-
-/**
- * An item as it was found. `val` is a window of the cache: good for reading until the operation
- * ends. In apply it may be changed in place if `update` or `updateAt` of the same place follows.
- */
-export class Item {
-  // Declared, not defined: else each would be stored twice, first as undefined.
-  declare readonly key: Key;
-  /** @internal Where it was, to be tried before searching. */
-  declare readonly page: Page;
-  /** @internal Its index there. */
-  declare readonly index: number;
-  /** The value and others: for reading in place, where a window would cost more than the reading. */
-  declare readonly view: DataView;
-  /** The same bytes. */
-  declare readonly vals: Uint8Array;
-  /** Where the value begins in `view`. */
-  declare readonly off: number;
-  /** Bytes of the value. */
-  declare readonly length: number;
-
-  constructor(key: Key, page: Page, index: number) {
-    this.key = key;
-    this.page = page;
-    this.index = index;
-    this.view = page.view;
-    this.vals = page.vals;
-    this.off = page.offset(index);
-    this.length = page.length(index);
-  }
-
-  get val(): Uint8Array {
-    return this.vals.subarray(this.off, this.off + this.length);
-  }
-
-  /** Are the values equal? */
-  hasValueOf(other: Item): boolean {
-    if (this.length !== other.length) return false;
-    const { vals, off } = this, { vals: otherVals, off: otherOff } = other;
-    for (let i = 0; i < this.length; i++) {
-      if (vals[off + i] !== otherVals[otherOff + i]) return false;
-    }
-    return true;
-  }
-}
-
-/** An item as the trees give it. */
-export interface ReadItem {
-  readonly key: Key;
-  readonly seq: number;
-  readonly val: Uint8Array;
-}
 
 const EMPTY = new Uint8Array(0);
 /** Of an item that some tree has. */
@@ -251,7 +201,7 @@ export class ItemCache {
     let at = 0;
     let from = start;
     while (from.compare(end) <= 0) {
-      const i = this.#indexOf(lock, from);
+      const i = pageIndex(lock.pages, from);
       const before = lock.pages[i];
       if (before !== undefined && before.compareEnd(from) >= 0) {
         const last = before.end;
@@ -313,7 +263,7 @@ export class ItemCache {
   markEmpty(op: Op, lock: ClusterLock, start: Key, end: Key): void {
     assert(op.holdsLock(lock, LOCK_WRITE), "a range is declared empty without its WRITE lock");
     assert(lock.covers(start) && lock.covers(end), "a range beyond its lock is declared empty");
-    const i = this.#indexOf(lock, start);
+    const i = pageIndex(lock.pages, start);
     const before = lock.pages[i];
     const after = lock.pages[i + 1];
     if (
@@ -490,7 +440,7 @@ export class ItemCache {
 
   /** The page for `key` under a WRITE_ONLY lock; covers the hole around it if there is none. */
   #blindPage(lock: ClusterLock, key: Key): Page {
-    const i = this.#indexOf(lock, key);
+    const i = pageIndex(lock.pages, key);
     const before = lock.pages[i];
     if (before !== undefined && before.compareEnd(key) >= 0) return before;
     const after = lock.pages[i + 1];
@@ -514,7 +464,7 @@ export class ItemCache {
       // Appending splits off an empty tail, so that ascending keys leave full pages behind.
       const at = i === page.count ? page.count - 1 : page.count >> 1;
       const right = page.split(at);
-      lock.pages.splice(this.#indexOf(lock, page.start) + 1, 0, right);
+      lock.pages.splice(pageIndex(lock.pages, page.start) + 1, 0, right);
       this.#queue.add(right);
       if (right.dirty > 0) this.dirty.list(right);
       this.#queue.bytes += page.bytes - before;
@@ -642,7 +592,7 @@ export class ItemCache {
         continue;
       }
       const { lock } = page;
-      const i = this.#indexOf(lock, page.start);
+      const i = pageIndex(lock.pages, page.start);
       assert(lock.pages[i] === page, "a page is not where its lock has it");
       lock.pages.splice(i, 1);
       this.#queue.remove(page);
@@ -651,64 +601,10 @@ export class ItemCache {
 
   // ---- pages of a lock ----
 
-  /** Index of the last page that starts at or before `key`; −1 when there is none. */
-  #indexOf(lock: ClusterLock, key: Key): number {
-    const { pages } = lock;
-    let lo = 0;
-    let hi = pages.length;
-    while (lo < hi) {
-      const mid = (lo + hi) >>> 1;
-      if (pages[mid]!.compareStart(key) <= 0) lo = mid + 1;
-      else hi = mid;
-    }
-    return lo - 1;
-  }
-
   #find(lock: ClusterLock, key: Key): Page | null {
-    const i = this.#indexOf(lock, key);
+    const i = pageIndex(lock.pages, key);
     if (i < 0) return null;
     const page = lock.pages[i]!;
     return page.compareEnd(key) >= 0 ? page : null;
-  }
-
-  /** Checks every invariant that can be seen from a lock's pages; for tests. */
-  verify(locks: Iterable<ClusterLock>): void {
-    let bytes = 0;
-    let pages = 0;
-    let dirty = 0;
-    for (const lock of locks) {
-      assert(lock.pages.length === 0 || lock.mode !== 0, `${lock} has items without a mode`);
-      let last: Key | null = null;
-      for (const page of lock.pages) {
-        const { start, end } = page;
-        assert(page.attached && page.lock === lock, "a page of another lock");
-        assert(page.blind || readable(lock.mode), "read items under a lock that may not read");
-        assert(last === null || last.compare(start) < 0, "pages overlap");
-        assert(start.compare(end) <= 0 && lock.covers(start) && lock.covers(end), "page range");
-        let live = 0;
-        let pageDirty = 0;
-        let key: Key | null = null;
-        for (let i = 0; i < page.count; i++) {
-          const k = page.key(i);
-          assert(key === null || key.compare(k) < 0, "items out of order");
-          assert(start.compare(k) <= 0 && k.compare(end) <= 0, "item outside of its page");
-          key = k;
-          live += page.length(i);
-          if ((page.flags(i) & ITEM_DIRTY) !== 0) pageDirty++;
-        }
-        assert(live === page.live && live <= page.top, "live bytes");
-        assert(pageDirty === page.dirty, "dirty count of a page");
-        assert(pageDirty === 0 || page.listed, "a dirty page is not listed");
-        dirty += pageDirty;
-        bytes += page.bytes;
-        pages++;
-        last = end;
-      }
-    }
-    assert(
-      bytes === this.#queue.bytes && pages === this.#queue.count,
-      "memory of pages is miscounted",
-    );
-    assert(dirty === this.dirty.count, "dirty items are miscounted");
   }
 }

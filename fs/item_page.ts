@@ -78,6 +78,18 @@ export function comparePages(a: Page, b: Page): number {
   return 0;
 }
 
+/** Index of the last of a lock's pages that starts at or before `key`; −1 when there is none. */
+export function pageIndex(pages: readonly Page[], key: Key): number {
+  let lo = 0;
+  let hi = pages.length;
+  while (lo < hi) {
+    const mid = (lo + hi) >>> 1;
+    if (pages[mid]!.compareStart(key) <= 0) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo - 1;
+}
+
 function putKey(words: Uint32Array, o: number, key: Key): void {
   words[o] = key.firstHi;
   words[o + 1] = key.firstLo;

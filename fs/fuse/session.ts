@@ -8,15 +8,7 @@
  * payload is page aligned; request objects and buffers are reused when they are answered.
  */
 
-import {
-  EAGAIN,
-  EINTR,
-  EIO,
-  ENODEV,
-  ENOENT,
-  ENOSYS,
-  strerror,
-} from "../../format/errno.ts";
+import { EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOSYS, strerror } from "../../format/errno.ts";
 import { setU64 } from "../../format/bytes.ts";
 import { Cancel } from "../op.ts";
 import { assert, AssertionError, FsError } from "../errors.ts";

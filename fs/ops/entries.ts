@@ -11,7 +11,7 @@ import { Dirent } from "../../format/items.ts";
 import { Key } from "../../format/key.ts";
 import { CorruptError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
-import type { Item } from "../item_cache.ts";
+import type { Item } from "../item.ts";
 import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
 

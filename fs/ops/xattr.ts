@@ -25,7 +25,7 @@ import { CAP_SYS_ADMIN, ROOT_CALLER } from "../caller.ts";
 import { CorruptError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { gatherUpdate, type InodeHandle, lockInode, writeInode } from "../inode.ts";
-import type { Item } from "../item_cache.ts";
+import type { Item } from "../item.ts";
 import type { ClusterLock } from "../lock_client.ts";
 import type { Op } from "../op.ts";
 import { getAcl, setAcl } from "./acl.ts";

@@ -10,12 +10,13 @@ import { metaSeqKey } from "../../format/item_keys.ts";
 import { TYPE_INODE_INDEX_META_SEQ } from "../../format/constants.ts";
 import { LOCK_READ, LOCK_WRITE, LOCK_WRITE_ONLY } from "../../format/wire.ts";
 import { AssertionError, FsError } from "../../fs/errors.ts";
-import type { Item } from "../../fs/item_cache.ts";
+import type { Item } from "../../fs/item.ts";
 import { Cancel, type Op } from "../../fs/op.ts";
 import { mount, testKey, type TestMount, unmount } from "../helpers/engine.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { checkOwnership } from "../helpers/ownership.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
+import { verifyItems } from "../helpers/verify_items.ts";
 
 /** A few inode groups far from what filesystem operations use. */
 const INOS = [5000, 5001, 5900, 6200, 9000];
@@ -139,7 +140,7 @@ async function torture(seed: number, mounts: number, steps: number): Promise<voi
       await settle();
       for (const { fs } of all) {
         assert.equal(fs.runner.active, 0);
-        if (fs.trans.state === "open") fs.items.verify(fs.locks.all());
+        if (fs.trans.state === "open") verifyItems(fs.items, fs.locks.all());
       }
     }
   }
@@ -219,7 +220,7 @@ async function bulk(seed: number): Promise<void> {
     });
     if (random.below(5) === 0) await fs.trans.commit();
     if (random.below(10) === 0) await cluster.timers.advance(random.below(20000));
-    if (fs.trans.state === "open") fs.items.verify(fs.locks.all());
+    if (fs.trans.state === "open") verifyItems(fs.items, fs.locks.all());
     if (fs.items.dirtyItems === 0 && fs.trans.state === "open") {
       for (let i = 0; i < 100; i++) fs.items.trim();
       assert.ok(fs.items.bytes <= limits.itemCacheBytes, "clean items are evicted to the limit");
