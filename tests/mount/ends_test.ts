@@ -65,6 +65,32 @@ for (const moment of ["mounting", "server of term", "connected to", "mounted"]) 
   });
 }
 
+mountTest("kill -9 at any stage of mounting and unmounting needs no human", {}, async (v) => {
+  const mounting = ["mounting", "starting at", "ready at", "connected to", "accepted", ": mounted"];
+  for (const moment of [...mounting, "unmounting", "disconnected"]) {
+    const child = v.spawnForeground();
+    let said = "", unmounting: Promise<unknown> = Promise.resolve(), killed = false;
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+      said += text;
+      if (killed) continue;
+      if (said.includes(moment)) {
+        killed = true;
+        child.kill("SIGKILL");
+      } else if (text.includes(": mounted")) {
+        await v.sh(`touch '${moment}'`);
+        unmounting = run("umount", [v.mnt]);
+      }
+    }
+    await Promise.all([child.status, unmounting]);
+    assert.ok(killed, said);
+    if (v.mounted) await run("umount", ["-l", v.mnt]);
+    await v.mount();
+    await v.umountAndWait();
+  }
+  const checked = await v.scoutfs("fsck", "-n", v.meta, v.data);
+  assert.equal(checked.code, 0, checked.out + checked.err);
+});
+
 mountTest("umount -f of a busy mount ends it and frees its place", {}, async (v) => {
   await v.mount();
   await v.sh("echo kept > file && sync file");
