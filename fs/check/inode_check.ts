@@ -206,8 +206,6 @@ export class InodeCheck {
     }
     this.#present = true;
     const v = b.v, mode = v.getUint32(off + 84, true), flags = v.getUint32(off + 92, true);
-    const bad = (field: string, value: number | string) =>
-      report.add("inode-field", { ino, field, value });
     const format = mode & S_IFMT;
     this.#format = format;
     this.#nlink = v.getUint32(off + 72, true);
@@ -217,32 +215,32 @@ export class InodeCheck {
     this.#nextPos = rawU64(v, off + 48);
     this.#nextXattr = rawU64(v, off + 56);
     if (ENTRY_TYPE[format >>> 12] === NO_TYPE || mode > 0o177777) {
-      bad("mode", `0o${mode.toString(8)}`);
+      this.#badField("mode", `0o${mode.toString(8)}`);
     }
     if (flags !== 0) {
       const known = INODE_FLAG_TRUNCATE | (this.cx.fmtVers >= 2 ? INODE_FLAG_RETENTION : 0);
-      if ((flags & ~known) !== 0) bad("flags", flags);
-      if ((flags & INODE_FLAG_TRUNCATE) !== 0 && format !== S_IFREG) bad("flags", flags);
+      if ((flags & ~known) !== 0) this.#badField("flags", flags);
+      if ((flags & INODE_FLAG_TRUNCATE) !== 0 && format !== S_IFREG) this.#badField("flags", flags);
     }
     if (ino >= this.nextIno) report.add("inode-next-ino", { ino, nextIno: this.nextIno });
-    if (ino !== ROOT_INO && ino < 1024) bad("number", ino);
+    if (ino !== ROOT_INO && ino < 1024) this.#badField("number", ino);
     for (let at = 0; at < 4; at++) {
       const nsec = v.getUint32(off + 104 + 16 * at, true);
       const pad = v.getUint32(off + 108 + 16 * at, true);
-      if (nsec >= 1_000_000_000) bad(TIMES[at] as string, nsec);
-      if (pad !== 0) bad(`${TIMES[at]} padding`, pad);
+      if (nsec >= 1_000_000_000) this.#badField(TIMES[at] as string, nsec);
+      if (pad !== 0) this.#badField(`${TIMES[at]} padding`, pad);
     }
     const rdev = v.getUint32(off + 88, true);
-    if (rdev !== 0 && format !== S_IFCHR && format !== S_IFBLK) bad("rdev", rdev);
+    if (rdev !== 0 && format !== S_IFCHR && format !== S_IFBLK) this.#badField("rdev", rdev);
     if (v.getUint32(off + 4, true) >= 0x8000_0000) {
-      bad("size", v.getBigUint64(off, true).toString());
+      this.#badField("size", v.getBigUint64(off, true).toString());
     }
     // No filesystem has given out so many, and nothing could count on.
-    if (!isExact(this.#nextPos)) bad("next_readdir_pos", this.#nextPos);
-    if (!isExact(this.#nextXattr)) bad("next_xattr_id", this.#nextXattr);
+    if (!isExact(this.#nextPos)) this.#badField("next_readdir_pos", this.#nextPos);
+    if (!isExact(this.#nextXattr)) this.#badField("next_xattr_id", this.#nextXattr);
     const metaSeq = rawU64(v, off + 8), dataSeq = rawU64(v, off + 16);
-    if (metaSeq > this.maxSeq) bad("meta_seq", metaSeq);
-    if (dataSeq > this.maxSeq) bad("data_seq", dataSeq);
+    if (metaSeq > this.maxSeq) this.#badField("meta_seq", metaSeq);
+    if (dataSeq > this.maxSeq) this.#badField("data_seq", dataSeq);
     this.facts.addShort(
       FACT_META_INDEX,
       SIDE_SOURCE,
@@ -269,16 +267,14 @@ export class InodeCheck {
 
   /** What a directory entry, its readdir twin and its backref have in common; false if unusable. */
   #entryValue(b: RawBlock, item: number, off: number, len: number, kind: string): boolean {
-    const { report } = this.cx, v = b.v;
+    const v = b.v;
     const nameLen = len - DIRENT_BYTES;
-    const bad = (why: string) =>
-      report.add("entry-value", { ino: this.#ino, kind, key: keyText(v, item), why });
     if (nameLen < 1 || nameLen > NAME_MAX) {
-      bad(`a name of ${nameLen} bytes`);
+      this.#badEntry(kind, v, item, `a name of ${nameLen} bytes`);
       return false;
     }
     const tail = v.getUint32(off + 24, true), pad = v.getUint32(off + 28, true);
-    if (tail > 0xff || pad !== 0) bad("padding is not zero");
+    if (tail > 0xff || pad !== 0) this.#badEntry(kind, v, item, "padding is not zero");
     // The name's own hash, another one of it, and bytes that no name has, in one go.
     const { buf } = b, start = off + DIRENT_BYTES, end = off + len;
     let hash = FNV_INIT, other = tail ^ pad, special = 0;
@@ -291,14 +287,14 @@ export class InodeCheck {
     hash >>>= 0;
     const storedLo = v.getUint32(off + 8, true), storedHi = v.getUint32(off + 12, true);
     if (storedLo !== hash || storedHi !== nameFingerprint(buf, start, nameLen)) {
-      bad("the hash is not that of the name");
+      this.#badEntry(kind, v, item, "the hash is not that of the name");
     }
     this.#nameHash = hash;
     other = Math.imul(other ^ storedHi, 0x85ebca6b) ^ storedLo;
     this.#valueHash = (other ^ other >>> 15) >>> 0;
-    if (special > 0) bad("the name has a NUL or a slash");
+    if (special > 0) this.#badEntry(kind, v, item, "the name has a NUL or a slash");
     if (buf[start] === 0x2e && (nameLen === 1 || nameLen === 2 && buf[start + 1] === 0x2e)) {
-      bad("the name is . or ..");
+      this.#badEntry(kind, v, item, "the name is . or ..");
     }
     return true;
   }
@@ -332,19 +328,19 @@ export class InodeCheck {
   #dirent(b: RawBlock, item: number, off: number, len: number): void {
     if (!this.#entryValue(b, item, off, len, "dirent")) return;
     const { report } = this.cx, v = b.v, key = item + KEY;
-    const differs = (why: string) =>
-      report.add("entry-value", { ino: this.#ino, kind: "dirent", key: keyText(v, item), why });
     if (
       v.getUint32(key + 8, true) !== v.getUint32(off + 8, true) ||
       v.getUint32(key + 12, true) !== v.getUint32(off + 12, true)
-    ) differs("the key has another hash");
+    ) this.#badEntry("dirent", v, item, "the key has another hash");
     if (
       v.getUint32(key + 16, true) !== v.getUint32(off + 16, true) ||
       v.getUint32(key + 20, true) !== v.getUint32(off + 20, true)
-    ) differs("the key has another position");
-    if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
+    ) this.#badEntry("dirent", v, item, "the key has another position");
+    if (v.getUint8(key + 24) !== 0) {
+      this.#badEntry("dirent", v, item, "the key's last field is not zero");
+    }
     const pos = rawU64(v, off + 16);
-    if (pos < DIRENT_FIRST_POS) differs(`position ${pos}`);
+    if (pos < DIRENT_FIRST_POS) this.#badEntry("dirent", v, item, `position ${pos}`);
     else if (this.#present && pos >= this.#nextPos) {
       report.add("dir-next-pos", { ino: this.#ino, pos, next: this.#nextPos });
     }
@@ -401,21 +397,16 @@ export class InodeCheck {
     this.#backrefs++;
     if (!this.#entryValue(b, item, off, len, "link backref")) return;
     const { report } = this.cx, v = b.v, key = item + KEY;
-    const differs = (why: string) =>
-      report.add("entry-value", {
-        ino: this.#ino,
-        kind: "link backref",
-        key: keyText(v, item),
-        why,
-      });
     if (v.getUint32(off, true) !== this.#inoLo || v.getUint32(off + 4, true) !== this.#inoHi) {
-      differs(`the value says inode ${rawU64(v, off)}`);
+      this.#badEntry("link backref", v, item, `the value says inode ${rawU64(v, off)}`);
     }
     if (
       v.getUint32(key + 16, true) !== v.getUint32(off + 16, true) ||
       v.getUint32(key + 20, true) !== v.getUint32(off + 20, true)
-    ) differs("the key has another position");
-    if (v.getUint8(key + 24) !== 0) differs("the key's last field is not zero");
+    ) this.#badEntry("link backref", v, item, "the key has another position");
+    if (v.getUint8(key + 24) !== 0) {
+      this.#badEntry("link backref", v, item, "the key's last field is not zero");
+    }
     const type = v.getUint8(off + 24);
     if (this.#present && type !== ENTRY_TYPE[this.#format >>> 12]) {
       report.add("entry-type", { ino: this.#ino, type, dir: rawU64(v, key + 8) });
@@ -452,21 +443,23 @@ export class InodeCheck {
   #extent(b: RawBlock, item: number, off: number, len: number): void {
     const { report } = this.cx, v = b.v, key = item + KEY, ino = this.#ino;
     const end = rawU64(v, key + 8), count = rawU64(v, key + 16), start = end - count + 1;
-    const bad = (why: string) => report.add("extent-item", { ino, end, count, why });
     if (len !== 16) {
-      bad(`a value of ${len} bytes`);
+      this.#badExtent(end, count, `a value of ${len} bytes`);
       return;
     }
-    if (v.getUint8(key + 24) !== 0) bad("the key's last field is not zero");
+    if (v.getUint8(key + 24) !== 0) this.#badExtent(end, count, "the key's last field is not zero");
     if (end > SM_MAX || count < 1 || start < 0) {
-      bad("it lies outside any file");
+      this.#badExtent(end, count, "it lies outside any file");
       return;
     }
-    const blkno = rawU64(v, off), flags = v.getUint8(off + 8);
-    if (!isZero(b.buf, off + 9, 7)) bad("padding is not zero");
-    if ((flags & ~(SEF_OFFLINE | SEF_UNWRITTEN)) !== 0) bad(`unknown flags ${flags}`);
-    else if (blkno === 0 && flags !== SEF_OFFLINE || blkno !== 0 && flags === SEF_OFFLINE) {
-      bad(`flags ${flags} with block ${blkno}`);
+    const blkno = rawU64(v, off), tail = v.getUint32(off + 8, true), flags = tail & 255;
+    if (tail > 255 || v.getUint32(off + 12, true) !== 0) {
+      this.#badExtent(end, count, "padding is not zero");
+    }
+    if ((flags & ~(SEF_OFFLINE | SEF_UNWRITTEN)) !== 0) {
+      this.#badExtent(end, count, `unknown flags ${flags}`);
+    } else if (blkno === 0 && flags !== SEF_OFFLINE || blkno !== 0 && flags === SEF_OFFLINE) {
+      this.#badExtent(end, count, `flags ${flags} with block ${blkno}`);
     }
     if (start <= this.#extentEnd) {
       report.add("extent-file-overlap", { ino, start, count });
@@ -492,21 +485,38 @@ export class InodeCheck {
     this.space?.addFile(blkno, count, this.#inoHi, this.#inoLo, start);
   }
 
+  // Methods, not functions made on the way: these paths are taken for every item.
+
+  #badField(field: string, value: number | string): void {
+    this.cx.report.add("inode-field", { ino: this.#ino, field, value });
+  }
+
+  #badEntry(kind: string, v: DataView, item: number, why: string): void {
+    this.cx.report.add("entry-value", { ino: this.#ino, kind, key: keyText(v, item), why });
+  }
+
+  #badExtent(end: number, count: number, why: string): void {
+    this.cx.report.add("extent-item", { ino: this.#ino, end, count, why });
+  }
+
+  #wrong(
+    code: "inode-size" | "inode-nlink" | "inode-blocks",
+    field: string,
+    value: number,
+    found: number,
+  ): void {
+    this.cx.report.add(code, { ino: this.#ino, field, value, found });
+  }
+
   /** What the inode says against what its items add up to. */
   #finish(): void {
     const { report } = this.cx, ino = this.#ino, size = this.#size;
-    const wrong = (
-      code: "inode-size" | "inode-nlink" | "inode-blocks",
-      field: string,
-      value: number,
-      found: number,
-    ) => report.add(code, { ino, field, value, found });
     const isDir = this.#format === S_IFDIR;
     if (isDir) {
-      if (size !== this.#names) wrong("inode-size", "size", size, this.#names);
+      if (size !== this.#names) this.#wrong("inode-size", "size", size, this.#names);
       if (this.#nlink !== 0 || this.#entries > 0) {
         const links = 2 + this.#subdirs;
-        if (this.#nlink !== links) wrong("inode-nlink", "nlink", this.#nlink, links);
+        if (this.#nlink !== links) this.#wrong("inode-nlink", "nlink", this.#nlink, links);
       }
       const expected = ino === ROOT_INO || this.#nlink === 0 ? 0 : 1;
       if (this.#backrefs !== expected) {
@@ -518,7 +528,7 @@ export class InodeCheck {
       this.parents.exists(ino, this.#nlink === 0);
     } else {
       if (this.#nlink !== this.#backrefs) {
-        wrong("inode-nlink", "nlink", this.#nlink, this.#backrefs);
+        this.#wrong("inode-nlink", "nlink", this.#nlink, this.#backrefs);
       }
       if (this.#entries > 0) report.add("entries-in-file", { ino, entries: this.#entries });
     }
@@ -529,14 +539,18 @@ export class InodeCheck {
     }
     if (this.#format !== S_IFREG) {
       if (this.#extentEnd >= 0) report.add("extents-in-other", { ino });
-      if (!isDir && this.#format !== S_IFLNK && size !== 0) wrong("inode-size", "size", size, 0);
+      if (!isDir && this.#format !== S_IFLNK && size !== 0) {
+        this.#wrong("inode-size", "size", size, 0);
+      }
     }
     // A file that is being deleted loses its extents before its inode (02 §6.4).
     if (this.#nlink > 0) {
       const online = this.#storedOnline, offline = this.#storedOffline;
-      if (online !== this.#online) wrong("inode-blocks", "online_blocks", online, this.#online);
+      if (online !== this.#online) {
+        this.#wrong("inode-blocks", "online_blocks", online, this.#online);
+      }
       if (offline !== this.#offline) {
-        wrong("inode-blocks", "offline_blocks", offline, this.#offline);
+        this.#wrong("inode-blocks", "offline_blocks", offline, this.#offline);
       }
     }
   }
