@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { MAGIC_SUPER } from "../../format/constants.ts";
+import { LG_SIZE, MAGIC_SUPER } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { isSound } from "../../fs/check/check.ts";
 import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
@@ -125,6 +125,18 @@ Deno.test("salvage: a block whose header alone is damaged costs nothing", async 
     const broken = copyOf(v);
     lose(broken.meta, blkno, (buf) => void (buf[10]! ^= 0x40, buf[17]! ^= 1, buf[25]! ^= 1));
     assert.deepEqual(mend(broken, healthy, `header of block ${blkno}`).lost, []);
+  }
+});
+
+Deno.test("salvage: blocks that cannot be read", async () => {
+  const v = await healthyVolume();
+  const healthy = manifest(v.meta, v.data);
+  for (const blkno of itemBlocks(v.meta, () => true)) {
+    const broken = copyOf(v), from = blkno * LG_SIZE, to = from + LG_SIZE;
+    broken.meta.inject({ op: "read", kind: "fail", nth: 0, sticky: true, from, to });
+    const isLeaf = itemBlocks(v.meta, (level) => level === 0).includes(blkno);
+    const { lost } = mend(broken, healthy, `block ${blkno}`);
+    assert.ok(isLeaf ? lost.length < healthy.size : lost.length === 0, `${blkno}: ${lost}`);
   }
 });
 
