@@ -62,7 +62,7 @@ export interface Outcome {
 const LEFT: readonly (readonly [what: RegExp, reason: string])[] = [
   [/^(super-no-slots|super-slot):/, "nothing tells the address of a quorum slot"],
   [
-    /^super-pair:|^super-.*data device/,
+    /^super-pair:|^super-.* the data device/,
     "a data device that is not provably the right one is not written",
   ],
 ];
@@ -148,7 +148,7 @@ export class Target {
       const verdict = this.#verdict(v, kind);
       // What a check alone says; a repair begins with the same check.
       const alone = !repair || random.oneIn(4) ? this.#checked(v) : null;
-      if (random.oneIn(2)) readWhatCanBe(v);
+      if (random.oneIn(4)) readWhatCanBe(v);
       const result = repair
         ? repairVolume(v.meta, v.data, {
           mode: "all",
@@ -169,7 +169,7 @@ export class Target {
       }
       if (verdict === "as before") return failed("sound, but reported", problems(first));
       if (result === null) return done("reported");
-      const after = random.oneIn(2) ? checkVolume(v.meta, v.data) : result.after;
+      const after = random.oneIn(3) ? checkVolume(v.meta, v.data) : result.after;
       if (!isSound(result.after) || !isSound(after)) {
         const left = after.problems.filter((p) => p.severity !== "info");
         const may = result.stopped !== null && REFUSED.test(result.stopped) ||
@@ -417,7 +417,7 @@ function readWhatCanBe({ meta, data }: Volume, limit = 2000): void {
   });
 }
 
-/** Reads all of a sound volume but the end of long files; any error is one. */
+/** Reads all of a sound volume, of files the first and the last block; any error is one. */
 export function readAll({ meta, data }: { meta: Device; data: Device }): void {
   const volume = new VolumeReader(openVolume(meta, data), new SeededRandom(1));
   const queue = [1];
@@ -429,7 +429,10 @@ export function readAll({ meta, data }: { meta: Device; data: Device }): void {
       for (const e of volume.readdir(ino)) queue.push(e.ino);
     } else if (format === 0o120000) volume.readlink(ino);
     else if (format === 0o100000) {
-      if (![...volume.extents(ino)].some((e) => e.offline)) volume.read(ino, 0, 65536);
+      const extents = [...volume.extents(ino)], last = extents.at(-1);
+      if (last === undefined || extents.some((e) => e.offline)) continue;
+      volume.read(ino, 0, SM_SIZE);
+      volume.read(ino, (last.start + last.length - 1) * SM_SIZE, SM_SIZE);
     }
   }
 }

@@ -22,14 +22,14 @@ const GOLDEN: readonly (readonly [name: GoldenName, weight: number])[] = [
   ["features-v2", 1],
   ["crash", 1],
   ["fresh-v1", 1],
-  ["fresh-3quorum", 2],
+  ["fresh-3quorum", 4],
   ["fresh-zoned", 1],
 ];
 
 const OWN: readonly (readonly [name: string, weight: number])[] = [
-  ["sample", 8],
+  ["sample", 7],
   ["mounts", 10],
-  ["mounts-v1", 6],
+  ["mounts-v1", 8],
 ];
 
 /** Names of the volumes that are there (but the large one), each as often as its weight says. */

@@ -7,7 +7,7 @@ import type { ProblemCode } from "../problems.ts";
 import { mendDataSuper } from "./data_super.ts";
 import type { Findings } from "./findings.ts";
 import { rebuildMetaSuper } from "./meta_super.ts";
-import { mendMetaSuper } from "./supers.ts";
+import { keepMetaSuper, mendMetaSuper } from "./supers.ts";
 
 /** Problems of a super block of which nothing can be used as it is. */
 const USELESS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
@@ -66,7 +66,9 @@ export function mendSuperBlocks(
   if (mendMetaSuper(meta, data, options)) return done([]);
   if (wrong.some(({ code, values }) => USELESS.has(code) && values["dev"] === "metadata")) {
     const { written, notes, refused } = rebuildMetaSuper(meta, data, options);
-    return written ? done(notes) : { written, refused };
+    if (written) return done(notes);
+    if (keepMetaSuper(meta, data)) return done(["the root of fs_root is lost"]);
+    return { written, refused };
   }
   const { written, note, refused } = mendDataSuper(meta, data, options.random);
   return written ? done(note === null ? [] : [note]) : { written, refused };

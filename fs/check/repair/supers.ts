@@ -36,8 +36,29 @@ import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
  * of the check that tries it.
  */
 export function mendMetaSuper(meta: Device, data: Device, options: CheckOptions): boolean {
+  const raw = completeSuper(meta, data);
+  return raw !== null && leadsToInodes(meta, data, raw, options) && writeMetaSuper(meta, raw);
+}
+
+/**
+ * As `mendMetaSuper` where no inodes can be reached any more: the super block is kept if a block that
+ * it names is there in the very version that it names, of 64 random bits (01 §5.3).
+ */
+export function keepMetaSuper(meta: Device, data: Device): boolean {
+  const raw = completeSuper(meta, data);
+  return raw !== null && namesBlocks(meta, SuperBlock.at(raw)) && writeMetaSuper(meta, raw);
+}
+
+function writeMetaSuper(meta: Device, block: Uint8Array): boolean {
+  meta.write(block, SUPER_BLKNO * SM_SIZE);
+  meta.flush();
+  return true;
+}
+
+/** The metadata super block with possible fixed fields; null if it has them, or cannot be read. */
+function completeSuper(meta: Device, data: Device): Uint8Array | null {
   const raw = readSuper(meta), other = readSuper(data);
-  if (raw === null) return false;
+  if (raw === null) return null;
   const sb = SuperBlock.at(raw), copy = other === null ? null : SuperBlock.at(other);
   const before = raw.slice();
   sb.hdr.magic = MAGIC_SUPER;
@@ -63,10 +84,27 @@ export function mendMetaSuper(meta: Device, data: Device, options: CheckOptions)
   const pair = copy !== null && (copy.hdr.fsid === sb.hdr.fsid || bytesEqual(copy.uuid, sb.uuid));
   if (pair) blocks(104, data, SM_SIZE, DATA_DEV_START_BLKNO);
   sealBlock(raw);
-  if (bytesEqual(raw, before) || !leadsToInodes(meta, data, raw, options)) return false;
-  meta.write(raw, SUPER_BLKNO * SM_SIZE);
-  meta.flush();
-  return true;
+  return bytesEqual(raw, before) ? null : raw;
+}
+
+function namesBlocks(meta: Device, sb: SuperBlock): boolean {
+  const roots = [sb.fsRoot, sb.logsRoot, sb.logMerge, sb.mountedClients, sb.srchRoot];
+  for (const space of [sb.metaAlloc(0), sb.metaAlloc(1), sb.dataAlloc]) roots.push(space.root);
+  const refs = roots.map((root) => root.ref);
+  for (const i of [0, 1]) refs.push(sb.serverMetaAvail(i).ref, sb.serverMetaFreed(i).ref);
+  const head = meta.allocBuffer(SM_SIZE), hdr = BlockHeader.at(head);
+  return refs.some((ref) => {
+    const blkno = refBlkno(ref);
+    if (blkno < META_DEV_START_BLKNO || blkno >= Math.floor(meta.size / LG_SIZE)) return false;
+    try {
+      meta.read(head, blkno * LG_SIZE);
+    } catch (e) {
+      if (e instanceof DeviceError) return false;
+      throw e;
+    }
+    return hdr.fsid === sb.hdr.fsid && rawU64(hdr.v, hdr.o + 24) === blkno &&
+      hdr.seq === ref.seq;
+  });
 }
 
 /** Quorum slots that nothing can use become what the data device remembers of them, or absent. */
