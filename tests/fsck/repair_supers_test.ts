@@ -150,6 +150,29 @@ Deno.test("supers: without super block and with lost blocks most is found", asyn
   assert.ok(same * 10 > healthy.size * 6, `${same} of ${healthy.size}`);
 });
 
+Deno.test("supers: without super block, root and parents the leaves are found", () => {
+  const v = makeSample(), healthy = manifest(v.meta, v.data), s = new Surgeon(v.meta);
+  for (const { root } of s.itemTrees()) {
+    for (const { blkno, level } of s.blocksOf(root)) {
+      if (level > 0) s.editBlock(blkno, ({ buf }) => buf.fill(0), false);
+    }
+  }
+  wipe(v.meta);
+  const result = repairVolume(v.meta, v.data, repairOptions());
+  assert.equal(result.stopped, null);
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  const now = manifest(v.meta, v.data);
+  const same = [...healthy].filter(([path, what]) => now.get(path) === what).length;
+  assert.ok(same * 10 > healthy.size * 8, `${same} of ${healthy.size}`);
+});
+
+Deno.test("supers: the root inode's leaf is lost as well", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data), s = new Surgeon(v.meta);
+  s.editBlock(s.superBlock().fsRoot.ref.blkno, ({ buf }) => buf.fill(0), false);
+  wipe(v.meta);
+  mustRecover(v, healthy);
+});
+
 Deno.test("supers: what cannot be made anew is refused with a reason", async () => {
   const base = await healthyVolume();
   const both = copyOf(base);

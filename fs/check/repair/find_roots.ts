@@ -22,6 +22,7 @@ import {
   itemSeq,
   itemVal,
   itemValLen,
+  lastItem,
   nextItem,
   nrItems,
 } from "../../../format/btree_block.ts";
@@ -57,6 +58,8 @@ interface TreeBlock extends Ref {
   readonly deletions: boolean;
   /** Leaves: it has the root inode. */
   readonly rootInode: boolean;
+  readonly first: Key;
+  readonly last: Key;
 }
 
 /** A tree that could be the one that the super block named. */
@@ -67,6 +70,8 @@ export interface RootCandidate extends Ref {
   /** Greatest version in it. */
   readonly newest: number;
   readonly items: number;
+  /** fs_root: its own root is lost, and this is some block below it. */
+  readonly isPart: boolean;
 }
 
 export interface FoundRoots {
@@ -82,6 +87,21 @@ export interface FoundRoots {
   /** Btree blocks of the volume. */
   readonly blocks: number;
 }
+
+type Measured = RootCandidate & { deletions: boolean; rootInode: boolean };
+
+/**
+ * Whether a top of fs_root is not its root: a root's last bound is all-ones (01 §10.5), and a root that
+ * is a leaf has no other leaves beside it; older versions of it overlap it.
+ */
+function isPart(top: TreeBlock, leaves: readonly TreeBlock[]): boolean {
+  if (top.level > 0) return !top.last.equals(Key.ONES);
+  return top.items > MKFS_ITEMS &&
+    leaves.some((leaf) => leaf.first.compare(top.last) > 0 || leaf.last.compare(top.first) < 0);
+}
+
+/** Items of fs_root as mkfs makes it: whatever else is found is of log trees. */
+const MKFS_ITEMS = 2;
 
 const ROOT_INODE = Key.of(ZONE_FS, 1, TYPE_INODE);
 /** Candidates of each kind that are worth a closer look. */
@@ -162,6 +182,8 @@ class RootFinder {
       items,
       deletions,
       rootInode,
+      first: itemKey(b, firstItem(b)),
+      last: itemKey(b, lastItem(b)),
     });
   }
 
@@ -187,18 +209,28 @@ class RootFinder {
   }
 
   roots(): FoundRoots {
-    const fsRoots: RootCandidate[] = [], logsRoots: RootCandidate[] = [];
+    const whole: RootCandidate[] = [], partial: RootCandidate[] = [];
+    const logsRoots: RootCandidate[] = [], leaves: TreeBlock[] = [];
     for (const block of this.#blocks.values()) {
       const name = nameOf(block);
       if (this.#children.has(name)) continue;
       if (block.kind === "logs") logsRoots.push(this.#measureLogs(block));
       else if (!this.#logTrees.has(name)) {
+        if (block.level === 0 && !block.deletions) leaves.push(block);
         const tree = this.#measure(block);
-        if (tree.rootInode && !tree.deletions) fsRoots.push(tree);
+        if (tree.deletions) continue;
+        if (tree.rootInode) whole.push({ ...tree, isPart: false });
+        // The root inode may have been in what is missing.
+        else if (tree.missing > 0 && block.level > 0) partial.push({ ...tree, isPart: false });
       }
     }
+    const fsRoots = (whole.length > 0 ? whole : partial).map((root) => ({
+      ...root,
+      isPart: isPart(this.#blocks.get(root.blkno) as TreeBlock, leaves),
+    }));
     const order = (a: RootCandidate, b: RootCandidate) =>
-      b.newest - a.newest || a.missing - b.missing || b.items - a.items || b.blkno - a.blkno;
+      Number(a.isPart) - Number(b.isPart) || b.newest - a.newest || a.missing - b.missing ||
+      b.items - a.items || b.blkno - a.blkno;
     return {
       fsRoots: fsRoots.sort(order).slice(0, MOST),
       logsRoots: logsRoots.sort(order).slice(0, MOST),
@@ -211,7 +243,7 @@ class RootFinder {
   }
 
   /** All of a tree, by what the scan saw of its blocks. */
-  #measure(root: TreeBlock): RootCandidate & { deletions: boolean; rootInode: boolean } {
+  #measure(root: TreeBlock): Measured {
     const sum = {
       blkno: root.blkno,
       seqLo: root.seqLo,
@@ -220,6 +252,7 @@ class RootFinder {
       missing: 0,
       newest: 0,
       items: 0,
+      isPart: false,
       deletions: false,
       rootInode: false,
     };

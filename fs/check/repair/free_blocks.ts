@@ -37,10 +37,10 @@ export interface FreeBlocksOptions {
 const SPARED_SHARE = 1 / 4;
 
 /** Those of `blknos` that leave most of the free blocks to write to. */
-function mostOf(owners: BlockOwners, blknos: readonly number[]): Set<number> {
+function mostOf(owners: BlockOwners, blknos: readonly number[], complete: boolean): Set<number> {
   let free = 0;
   owners.forEachRun(META_DEV_START_BLKNO, (_, len, kind) => {
-    if (kind === KIND_FREE) free += len;
+    if (kind === KIND_FREE || complete && kind === KIND_NOBODY) free += len;
   });
   return new Set(blknos.slice(0, Math.floor(free * SPARED_SHARE)));
 }
@@ -59,7 +59,7 @@ export class FreeBlocks implements MetaAllocator {
 
   constructor(owners: BlockOwners, options: FreeBlocksOptions) {
     const { complete, kept } = options;
-    const spared = mostOf(owners, options.spared);
+    const spared = mostOf(owners, options.spared, complete);
     const conflicts = options.conflicts.union(spared);
     const free = (o: number) => owners.isFree(o) || complete && o === NOBODY;
     const add = (start: number, len: number) => {

@@ -51,9 +51,16 @@ export interface Rebuilt {
   readonly notes: readonly string[];
   /** Why nothing was written. */
   readonly refused: string | null;
+  /** fs_root itself is lost, or all but a leaf of it: its other leaves are to be searched for. */
+  readonly fsRootLost: boolean;
 }
 
-const refuse = (refused: string): Rebuilt => ({ written: false, notes: [], refused });
+const refuse = (refused: string): Rebuilt => ({
+  written: false,
+  notes: [],
+  refused,
+  fsRootLost: false,
+});
 
 export function rebuildMetaSuper(meta: Device, data: Device, options: CheckOptions): Rebuilt {
   const own = readable(readSuper(meta)), other = readable(readSuper(data));
@@ -71,11 +78,11 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: CheckOptio
     if (blocks % 1024 !== 0) return;
     options.onProgress?.({ phase: "roots", share: blocks / total, bytesRead: blocks * LG_SIZE });
   });
-  if (found.fsRoots.length === 0) {
+  if (found.fsRoots.length + found.logsRoots.length === 0) {
     return refuse(
       found.blocks === 0
         ? `the metadata device has no blocks of volume ${hex16(fsid)}`
-        : `no whole tree with the root inode was found in ${found.blocks} btree blocks`,
+        : `no tree of items or of log trees was found in ${found.blocks} btree blocks`,
     );
   }
   const notes: string[] = [];
@@ -87,7 +94,9 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: CheckOptio
   const best = bestRoots(meta, data, block, own, found, options);
   if (best === null) return refuse("no tree that was found leads to inodes");
   notes.unshift(
-    `fs_root was found at block ${best.fs.blkno}: ${tree(best.fs)}; of ${found.fsRoots.length}`,
+    best.fs === null
+      ? "fs_root was not found"
+      : `fs_root was found at block ${best.fs.blkno}: ${tree(best.fs)}; of ${found.fsRoots.length}`,
     best.logs === null
       ? "no log trees were found"
       : `logs_root was found at block ${best.logs.blkno}: ${
@@ -97,7 +106,9 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: CheckOptio
   setRoots(block, best.fs, best.logs);
   meta.write(block, SUPER_BLKNO * SM_SIZE);
   meta.flush();
-  return { written: true, notes, refused: null };
+  const fsRootLost = best.fs === null || best.fs.isPart;
+  if (fsRootLost) notes.push("its leaves are searched for, older ones among them");
+  return { written: true, notes, refused: null, fsRootLost };
 }
 
 const tree = (r: RootCandidate): string =>
@@ -176,7 +187,7 @@ function hasZoneOption(sb: SuperBlock): boolean {
 }
 
 interface Roots {
-  readonly fs: RootCandidate;
+  readonly fs: RootCandidate | null;
   readonly logs: RootCandidate | null;
 }
 
@@ -189,9 +200,10 @@ function bestRoots(
   found: FoundRoots,
   options: CheckOptions,
 ): Roots | null {
-  const fsRoots = ownFirst(found.fsRoots, own?.fsRoot);
+  const fsRoots: (RootCandidate | null)[] = ownFirst(found.fsRoots, own?.fsRoot);
   const logsRoots: (RootCandidate | null)[] = ownFirst(found.logsRoots, own?.logsRoot);
   if (logsRoots.length === 0) logsRoots.push(null);
+  if (fsRoots.length === 0) fsRoots.push(null);
   for (const sameLogs of byAge(logsRoots).slice(0, TRIED_AGES)) {
     for (const sameFs of byAge(fsRoots).slice(0, TRIED_AGES)) {
       let best: Roots | null = null, least = Infinity;
@@ -236,7 +248,7 @@ function unexpected(report: Report): number {
   return n;
 }
 
-function setRoots(block: Uint8Array, fs: RootCandidate, logs: RootCandidate | null): void {
+function setRoots(block: Uint8Array, fs: RootCandidate | null, logs: RootCandidate | null): void {
   const sb = SuperBlock.at(block);
   const set = (root: BtreeRoot, found: RootCandidate | null) => {
     root.zero();

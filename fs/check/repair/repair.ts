@@ -92,6 +92,8 @@ class Repair {
   #commits = 0;
   #recovered = false;
   #lossy = false;
+  /** Leaves of fs_root that nothing leads to are to be searched for in the next round. */
+  #fsRootLost = false;
   readonly #answers = new Map<ProblemCode, boolean>();
 
   constructor(
@@ -124,13 +126,14 @@ class Repair {
         stopped,
       });
       if (n <= MAX_ROUNDS) {
-        const { written, refused } = mendSuperBlocks(this.meta, this.data, {
+        const { written, refused, fsRootLost } = mendSuperBlocks(this.meta, this.data, {
           ...this.options,
           findings,
           may: (code) => this.#may(code, after.counts.get(code) ?? 1),
         });
         if (written) {
           this.#lossy = true;
+          this.#fsRootLost ||= fsRootLost;
           this.#commits++;
           continue;
         }
@@ -225,9 +228,10 @@ class Repair {
       this.options.log?.("what crashed mounts had left behind was taken back");
     }
     this.#mendServerTrees(servers, findings, allowed);
-    const holes = wholeHoles(cx, findings, allowed);
+    const holes = wholeHoles(cx, findings, allowed, this.#fsRootLost);
     const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose.leaves);
     this.#salvage(round, servers, holes, loose, findings);
+    this.#fsRootLost = false;
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
@@ -305,7 +309,7 @@ class Repair {
     allowed: readonly Problem[],
     merging: boolean,
   ): Loose {
-    const holes = wholeHoles(cx, findings, allowed);
+    const holes = wholeHoles(cx, findings, allowed, this.#fsRootLost);
     for (const bad of cx.badBlocks) {
       if (!isItemTree(bad.tree) || !this.#mayMend(bad, findings)) continue;
       const hole = expectedHole(cx, bad);
@@ -484,12 +488,18 @@ const treeOf = (values: Values): string =>
   String(values["what"]).replace(/^(items|bloom block) of (?=log tree )/, "");
 
 /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
-function wholeHoles(cx: CheckContext, findings: Findings, allowed: readonly Problem[]): Hole[] {
+function wholeHoles(
+  cx: CheckContext,
+  findings: Findings,
+  allowed: readonly Problem[],
+  fsRootLost: boolean,
+): Hole[] {
   const holes: Hole[] = [];
   const whole = (tree: string) =>
     holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
   // fs_root has at least the root inode.
-  if (cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode")) whole("fs_root");
+  const empty = cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode");
+  if (fsRootLost || empty) whole("fs_root");
   if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
     whole(LOG_TREES);
   }

@@ -40,15 +40,15 @@ export interface SuperOptions extends CheckOptions {
 
 /**
  * Writes one super block that cannot be used as it is: whether one was, or why nothing may be written
- * at all. Nothing is mended against a device that may not be the volume's.
+ * at all, and whether leaves of fs_root are to be searched for. Nothing is mended against a device that may not be the volume's.
  */
 export function mendSuperBlocks(
   meta: Device,
   data: Device,
   options: SuperOptions,
-): { written: boolean; refused: string | null } {
+): { written: boolean; refused: string | null; fsRootLost: boolean } {
   const { findings, may, mode } = options;
-  const none = { written: false, refused: null };
+  const none = { written: false, refused: null, fsRootLost: false };
   if (mode !== "all") {
     const unsafe = findings.problems.some(({ code, values }) =>
       code === "super-pair" || code === "super-size" ||
@@ -58,18 +58,18 @@ export function mendSuperBlocks(
   }
   const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
   if (wrong.length === 0) return none;
-  const done = (notes: readonly string[]) => {
+  const done = (notes: readonly string[], fsRootLost = false) => {
     options.log?.("a super block was written anew");
     for (const note of notes) options.log?.(note);
-    return { written: true, refused: null };
+    return { written: true, refused: null, fsRootLost };
   };
   if (mendMetaSuper(meta, data, options)) return done([]);
   if (wrong.some(({ code, values }) => USELESS.has(code) && values["dev"] === "metadata")) {
-    const { written, notes, refused } = rebuildMetaSuper(meta, data, options);
-    if (written) return done(notes);
+    const { written, notes, refused, fsRootLost } = rebuildMetaSuper(meta, data, options);
+    if (written) return done(notes, fsRootLost);
     if (keepMetaSuper(meta, data)) return done(["the root of fs_root is lost"]);
-    return { written, refused };
+    return { ...none, refused };
   }
   const { written, note, refused } = mendDataSuper(meta, data, options.random);
-  return written ? done(note === null ? [] : [note]) : { written, refused };
+  return written ? done(note === null ? [] : [note]) : { ...none, refused };
 }
