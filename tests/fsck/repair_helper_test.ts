@@ -54,6 +54,20 @@ Deno.test("fsck.scoutfs: the installed helper checks and mends by one device", a
     assert.equal((await run(helper, "-a", "-C0", data)).code, 0, "at boot");
     assert.equal((await run(helper, "-n", meta)).code, 0, "the metadata device does as well");
 
+    // fsck(8) itself finds the helper in PATH, and calls it with what follows the device.
+    if ((await run("sh", "-c", "command -v fsck")).code === 0) {
+      const path = { PATH: `${dir}:${Deno.env.get("PATH")}` };
+      const byFsck = await new Deno.Command("fsck", {
+        args: ["-t", "scoutfs", data, "--", "-n"],
+        env: { ...env, ...path },
+        stdin: "null",
+      }).output();
+      const text = new TextDecoder().decode(byFsck.stdout) +
+        new TextDecoder().decode(byFsck.stderr);
+      assert.equal(byFsck.code, 0, text);
+      assert.match(text, /no problems/);
+    }
+
     const dev = openDevice(meta, { write: true });
     const s = new Surgeon(dev);
     s.editSuper((sb) => sb.dataAlloc.totalLen += 7);
