@@ -6,6 +6,8 @@
  * leaf that is neither referenced nor free belongs to what was lost. Such a leaf is `live`. A leaf in
  * a free block is an older copy; it can only help where the newer one is gone.
  *
+ * Memory: half a kilobyte a leaf; of copies the newest that fit into a sixteenth of the budget.
+ *
  * Relies on: a check of this volume (owners of all blocks).
  * Guarantees: a leaf that is handed out has the right checksum, fsid, magic, number and shape; a live
  * one lies wholly within one hole.
@@ -60,6 +62,10 @@ export interface LooseLeaf {
   readonly live: boolean;
 }
 
+/** What a leaf that was found takes in memory, and copies that are kept in any case. */
+const LEAF_BYTES = 512;
+const LEAST_COPIES = 1000;
+
 /** What a search of the device found. */
 export interface Loose {
   readonly leaves: readonly LooseLeaf[];
@@ -98,7 +104,9 @@ export function findLooseLeaves(
   merging: boolean,
   onRead: (blocks: number, total: number) => void,
 ): Loose {
-  const found: LooseLeaf[] = [], lost = new Set(cx.badBlocks.map(({ ref }) => ref.blkno));
+  const live: LooseLeaf[] = [], stale: LooseLeaf[] = [];
+  const most = Math.max(LEAST_COPIES, Math.floor(cx.memory / 16 / LEAF_BYTES));
+  const lost = new Set(cx.badBlocks.map(({ ref }) => ref.blkno));
   let unknown = 0;
   const runs: { start: number; len: number; inUse: boolean }[] = [];
   let total = 0, done = 0;
@@ -123,14 +131,23 @@ export function findLooseLeaves(
       if (inUse && !lost.has(blkno) && !(ours && isWhole(cx, b, blkno))) unknown++;
       if (!ours || !looksLikeLeaf(v) || !cx.source.readRaw(b, blkno)) continue;
       const leaf = looseLeaf(b, blkno, holes, inUse);
-      if (leaf !== null) found.push(leaf);
+      if (leaf?.live === true) live.push(leaf);
+      else if (leaf !== null && stale.push(leaf) > 2 * most) keepNewest(stale, most);
     }
   }
   cx.source.release(b);
-  if (overlapTooMuch(found, holes)) {
-    return { leaves: found.map((leaf) => ({ ...leaf, live: false })), complete: false };
+  keepNewest(stale, most);
+  if (overlapTooMuch(live, holes)) {
+    return { leaves: [...live.map((l) => ({ ...l, live: false })), ...stale], complete: false };
   }
-  return { leaves: found, complete: freeKnown && unknown === 0 };
+  return { leaves: [...live, ...stale], complete: freeKnown && unknown === 0 };
+}
+
+/** Of more copies than there is memory for the newest are the ones to keep. */
+function keepNewest(leaves: LooseLeaf[], most: number): void {
+  if (leaves.length <= most) return;
+  leaves.sort((a, b) => b.newest - a.newest);
+  leaves.length = most;
 }
 
 const isWhole = (cx: CheckContext, b: RawBlock, blkno: number): boolean =>
@@ -140,12 +157,11 @@ const isWhole = (cx: CheckContext, b: RawBlock, blkno: number): boolean =>
  * Leaves of one tree never overlap: if more overlap than trees have holes, some are older copies, and
  * the free lists have forgotten them.
  */
-function overlapTooMuch(leaves: readonly LooseLeaf[], holes: readonly Hole[]): boolean {
+function overlapTooMuch(live: readonly LooseLeaf[], holes: readonly Hole[]): boolean {
   const trees = new Set(holes.map((h) => h.tree));
   if (trees.has(LOG_TREES)) return false;
-  const live = leaves.filter((leaf) => leaf.live).sort((a, b) => a.first.compare(b.first));
   let open: LooseLeaf[] = [];
-  for (const leaf of live) {
+  for (const leaf of [...live].sort((a, b) => a.first.compare(b.first))) {
     open = open.filter((o) => o.last.compare(leaf.first) >= 0);
     open.push(leaf);
     if (open.length > trees.size) return true;
