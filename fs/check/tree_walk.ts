@@ -31,6 +31,7 @@ import { isZero, rawU64, refBlkno, viewOf } from "./raw.ts";
 import {
   BAD_CRC,
   BAD_READ,
+  BAD_SEQ,
   type OrderedRead,
   type RawBlock,
   rawBlock,
@@ -250,6 +251,23 @@ export class TreeWalk {
     if (at.owned) spec.onParent?.({ ref: at.ref, level, lo: at.lo, hi: frame.hi });
   }
 
+  /**
+   * Whether a block is somebody else's whom it is shared with. Then only its place here is judged:
+   * version and keys; all else its owner's walk has seen.
+   */
+  #isShared(at: LeafRef, level: number): boolean {
+    const { cx, spec } = this, { blkno } = at.ref;
+    if (spec.shared === undefined || cx.owners.of(blkno) !== spec.shared) return false;
+    const b = cx.source.acquire();
+    const bad = cx.source.read(b, at.ref, MAGIC_BTREE);
+    if ((bad & BAD_SEQ) !== 0) {
+      reportBad(cx, BAD_SEQ, blkno, spec.what);
+      this.#bad(at, level, true);
+    } else if (bad === 0) this.#verify(b, at, level);
+    cx.source.release(b);
+    return true;
+  }
+
   /** Reads a parent block; false when nothing of it may be used. */
   #readParent(b: RawBlock, at: LeafRef, level: number): boolean {
     const { cx, spec } = this, { blkno } = at.ref;
@@ -262,7 +280,7 @@ export class TreeWalk {
       this.#bad(at, level, true);
       return false;
     }
-    if (spec.shared !== undefined && cx.owners.of(blkno) === spec.shared) return false;
+    if (this.#isShared(at, level)) return false;
     this.#broken = cx.source.read(b, at.ref, MAGIC_BTREE);
     if (!this.#judged(at, level)) return false;
     if (claim(cx, blkno, spec.owner)) {
@@ -418,9 +436,7 @@ export class TreeWalk {
       if (!at.owned) {
         if (this.#mayBorrow(at, 0)) usable.push(i);
       } else if (!inRange(cx, at.ref.blkno, spec.what)) this.#bad(at, 0, true);
-      else if (spec.shared === undefined || cx.owners.of(at.ref.blkno) !== spec.shared) {
-        usable.push(i);
-      }
+      else if (!this.#isShared(at, 0)) usable.push(i);
     }
     const blknoOf = (i: number) => (refs[i] as LeafRef).ref.blkno;
     usable.sort((a, b) => blknoOf(a) - blknoOf(b));

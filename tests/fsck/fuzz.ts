@@ -103,7 +103,7 @@ export class Target {
     this.#used = new Set(this.#blocks);
     this.#mattering = new Set(matteringBlocks(meta));
     this.#items = [...itemDamage(meta, 4), ...referenceDamage(meta)];
-    this.#explainer = new Explainer(this.#meta, meta, data);
+    this.#explainer = new Explainer(this.#meta, meta, data, this.#mattering);
     const report = checkVolume(meta, data);
     this.#undersized = report.counts.has("undersized");
     if (!isSound(report)) throw new Error(`${this.name} is not sound: ${problems(report)}`);

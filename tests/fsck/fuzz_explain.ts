@@ -31,6 +31,7 @@ import {
 } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { VolumeReader } from "../../fs/reader.ts";
+import { rawU64 } from "../../fs/check/raw.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { CANNOT_MATTER } from "../check/cannot_matter.ts";
 import { fieldAt, VALUES } from "../check/corpus.ts";
@@ -49,6 +50,7 @@ const ALL: Reasons = [...CANNOT_MATTER, ...SILENT, ...UNSEEN]
 const HOWS = ["+1", "top bit", "ones", "zero", "changed"];
 
 const UNUSED = "unused bytes";
+const UNREAD = "the version of a block that is freed unread";
 
 /** Bytes of items that only their user knows. */
 const USERS: Reasons = [
@@ -71,11 +73,13 @@ export class Explainer {
   #at = -1;
   #block: BlockBytes = { buf: new Uint8Array(0), v: new DataView(new ArrayBuffer(0)) };
 
-  /** `image` holds the undamaged metadata device, as `meta` does. */
+  /** `image` holds the undamaged metadata device, as `meta` does; contents of others than `mattering`
+   * blocks are never read. */
   constructor(
     private readonly image: Image,
     private readonly meta: Device,
     private readonly data: Device,
+    private readonly mattering: ReadonlySet<number>,
   ) {
     this.#trees = new Map(
       treeBlocks(meta).map(({ tree, blkno }) => [blkno, tree.replace(/^(open|finalized) /, "")]),
@@ -109,7 +113,7 @@ export class Explainer {
   /** Why a change of one byte of the metadata device says nothing to a check; null when it must. */
   byte(off: number, itemsAsBefore: boolean): string | null {
     const name = this.nameOf(off);
-    if (name === UNUSED) return name;
+    if (name === UNUSED || name === UNREAD) return name;
     if (itemsAsBefore && /^(fs_root|log tree) \d/.test(name)) return "an item that no reader sees";
     return reasonOf(name);
   }
@@ -159,6 +163,7 @@ export class Explainer {
         return field(`${tree} ${kind}`, "btree_item", at - i);
       }
       if (at < off || at >= off + itemValLen(b, i)) continue;
+      if (level > 0 && at - off >= 8 && !this.mattering.has(rawU64(b.v, off))) return UNREAD;
       const struct = level > 0 ? "block_ref" : VALUES[kind];
       const deletion = itemFlags(b, i) === 1 ? " (deletion)" : "";
       if (struct === undefined) return `${tree} ${kind} value${deletion}`;

@@ -41,6 +41,8 @@ class Campaign {
   failures = 0;
   #last = 0;
   #peakKib = 0;
+  #process: Deno.ChildProcess | null = null;
+  #stopped = false;
 
   add(o: Outcome): void {
     if (++this.runs % PROGRESS === 0) console.log(`… ${this.runs} runs, ${this.failures} failures`);
@@ -67,6 +69,12 @@ class Campaign {
     console.log(`${this.runs} runs, ${this.failures} failures, peak memory ${peak} MiB`);
   }
 
+  /** Ends the child; what it has done counts. */
+  stop(): void {
+    this.#stopped = true;
+    this.#process?.kill("SIGKILL");
+  }
+
   /** Runs children until all seeds are done or the time is up. */
   async run(first: number, count: number, seconds: number, mode: string): Promise<void> {
     const started = performance.now(), names = baseNames();
@@ -74,7 +82,7 @@ class Campaign {
       const left = seconds - (performance.now() - started) / 1000;
       if (left <= 0) break;
       const { done, why } = await this.#child(next, first + count - next, left, mode);
-      if (why === null) break;
+      if (why === null || this.#stopped) break;
       const seed = next + done, base = names[seed % names.length] as string;
       this.add({ base, seed, kind: "mixed", what: `FAILED ${why}`, failure: why });
       next = seed + 1;
@@ -92,6 +100,7 @@ class Campaign {
       args: [...args, ...[first, count, seconds].map(String), mode],
       stdout: "piped",
     }).spawn();
+    this.#process = process;
     let done = 0, why: string | null = null;
     this.#last = performance.now();
     const watch = setInterval(() => {
@@ -139,6 +148,7 @@ if (command === "one") {
 } else {
   const [first, count, seconds] = Deno.args.filter((a) => a !== "check").map(Number);
   const campaign = new Campaign();
+  Deno.addSignalListener("SIGINT", () => campaign.stop());
   const mode = Deno.args.includes("check") ? "check" : "repair";
   await campaign.run(first ?? 1, count ?? 1000, seconds ?? Infinity, mode);
   campaign.print();

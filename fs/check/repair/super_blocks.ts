@@ -28,6 +28,8 @@ const SUPER_CODES: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "super-pair",
 ]);
 
+const LOST = "the root of fs_root is lost";
+
 export interface SuperOptions extends CheckOptions {
   readonly mode: "safe" | "all";
   readonly random: Random;
@@ -40,7 +42,8 @@ export interface SuperOptions extends CheckOptions {
 
 /**
  * Writes one super block that cannot be used as it is: whether one was, or why nothing may be written
- * at all, and whether leaves of fs_root are to be searched for. Nothing is mended against a device that may not be the volume's.
+ * at all, and whether leaves of fs_root are to be searched for. Nothing is mended against a device
+ * that may not be the volume's.
  */
 export function mendSuperBlocks(
   meta: Device,
@@ -67,9 +70,9 @@ export function mendSuperBlocks(
   if (wrong.some(({ code, values }) => USELESS.has(code) && values["dev"] === "metadata")) {
     const { written, notes, refused, fsRootLost } = rebuildMetaSuper(meta, data, options);
     if (written) return done(notes, fsRootLost);
-    if (keepMetaSuper(meta, data)) return done(["the root of fs_root is lost"]);
-    return { ...none, refused };
+    return keepMetaSuper(meta, data) ? done([LOST]) : { ...none, refused };
   }
   const { written, note, refused } = mendDataSuper(meta, data, options.random);
-  return written ? done(note === null ? [] : [note]) : { ...none, refused };
+  if (written) return done(note === null ? [] : [note]);
+  return refused === null && keepMetaSuper(meta, data) ? done([LOST]) : { ...none, refused };
 }
