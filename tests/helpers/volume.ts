@@ -156,8 +156,13 @@ export class TestVolume {
     assert.equal(r.code, 0, `${r.err}\n${await this.log()}`);
   }
 
+  /** Unmounts. A process that has just ended may be let go by the kernel a moment later. */
   async umount(): Promise<void> {
-    const r = await run("umount", [this.mnt]);
+    let r = await run("umount", [this.mnt]);
+    for (let tries = 0; tries < 50 && /target is busy/.test(r.err); tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      r = await run("umount", [this.mnt]);
+    }
     assert.equal(r.code, 0, r.err);
   }
 
