@@ -47,6 +47,9 @@ const KINDS = [
 ] as const;
 type Kind = typeof KINDS[number];
 
+/** The block of 64 KiB that holds the super block and the quorum blocks. */
+const FIXED = Math.floor(SUPER_BLKNO * SM_SIZE / LG_SIZE);
+
 /** What a run came to. */
 export interface Outcome {
   readonly base: string;
@@ -212,15 +215,14 @@ export class Target {
     const reasons = new Set<string>(), left = new Set<string>();
     for (const index of v.meta.changed) {
       const before = this.#meta.block(index), now = v.meta.block(index);
-      if (index > 0 && !this.#mattering.has(index)) {
+      if (index !== FIXED && !this.#mattering.has(index)) {
         if (!same(now, before)) {
           reasons.add(this.#used.has(index) ? "unread blocks" : "free blocks");
         }
         continue;
       }
       for (let i = 0; i < now.length; i++) {
-        if (now[i] === before[i] || index > 0 && i < 4) continue;
-        if (index === 0 && (i % SM_SIZE) < 4) continue;
+        if (now[i] === before[i] || i % (index === FIXED ? SM_SIZE : LG_SIZE) < 4) continue;
         const off = index * LG_SIZE + i;
         const reason = this.#explainer.byte(off, seen.length === 0);
         if (reason !== null) reasons.add(reason);
@@ -288,9 +290,9 @@ export class Target {
     if (kind === "free") return "as before";
     const differs = (now: Uint8Array, before: Uint8Array) => !same(now, before);
     for (const [dev, image] of [[meta, this.#meta], [data, this.#data]] as const) {
-      if (!dev.changed.includes(0)) continue;
-      const now = dev.block(0), before = image.block(0);
-      for (let at = SUPER_BLKNO * SM_SIZE; at < now.length; at += SM_SIZE) {
+      if (!dev.changed.includes(FIXED)) continue;
+      const now = dev.block(FIXED), before = image.block(FIXED);
+      for (let at = 0; at < now.length; at += SM_SIZE) {
         const block = now.subarray(at, at + SM_SIZE);
         if (differs(block, before.subarray(at, at + SM_SIZE)) && !blockCrcOk(block)) {
           return "reported";

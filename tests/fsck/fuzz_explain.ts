@@ -26,6 +26,7 @@ import {
   MAGIC_SRCH_BLOCK,
   MAGIC_SRCH_PARENT,
   QUORUM_BLKNO,
+  QUORUM_MAX_SLOTS,
   SM_SIZE,
   SUPER_BLKNO,
 } from "../../format/constants.ts";
@@ -122,7 +123,7 @@ export class Explainer {
   nameOf(off: number): string {
     const small = Math.floor(off / SM_SIZE);
     if (small === SUPER_BLKNO) return field("meta", "super_block", off % SM_SIZE);
-    if (small >= QUORUM_BLKNO && small < QUORUM_BLKNO + 16) {
+    if (small >= QUORUM_BLKNO && small < QUORUM_BLKNO + QUORUM_MAX_SLOTS) {
       return field(`slot ${small - QUORUM_BLKNO}`, "quorum_block", off % SM_SIZE);
     }
     const blkno = Math.floor(off / LG_SIZE), at = off % LG_SIZE;

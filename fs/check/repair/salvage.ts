@@ -9,7 +9,8 @@
  *
  * Live leaves (lost_blocks.ts) stay where they are and get new parents, but where several cover the
  * same keys, being of several lost trees: those are merged into new leaves. Items of older copies are
- * judged one by one (stale_items.ts).
+ * judged one by one (stale_items.ts). Totals are left out: a log tree's are added to those of fs_root
+ * (01 §12.2), which may have them already; fixers.ts makes them anew from the attributes.
  *
  * Memory: new blocks are written as soon as they take a quarter of the budget: they lie in free
  * space, and nothing refers to them before the super block does.
@@ -30,7 +31,6 @@ import {
   MAGIC_BTREE,
   ZONE_XATTR_TOTL,
 } from "../../../format/constants.ts";
-import { XattrTotlVal } from "../../../format/items.ts";
 import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 import type { TreeItem } from "../../btree.ts";
@@ -104,8 +104,12 @@ class Salvage {
         if (next.compare(last) > 0) last = next;
       }
       const group = sorted.slice(from, end), only = group.length === 1 ? group[0] : undefined;
-      if (only !== undefined) this.#addLeaf(only);
-      else for (const item of mergedItems(this.round, group)) this.#add(item);
+      if (only !== undefined && !mayHoldTotals(only)) this.#addLeaf(only);
+      else {
+        for (const item of mergedItems(this.round, group)) {
+          if (item.key.zone !== ZONE_XATTR_TOTL) this.#add(item);
+        }
+      }
       from = end;
     }
     this.#endTree();
@@ -224,7 +228,7 @@ function* mergedItems(round: Round, leaves: readonly LooseLeaf[]): Generator<Tre
         flags: itemFlags(block, at.item),
         val,
       };
-      best = best === null ? item : newer(best, item);
+      if (best === null || item.seq > best.seq) best = item;
       at.item = nextItem(block, at.item);
       if (at.item === 0) {
         source.release(block);
@@ -235,14 +239,5 @@ function* mergedItems(round: Round, leaves: readonly LooseLeaf[]): Generator<Tre
   }
 }
 
-/** Of two versions the newer one; totals of two trees add up (01 §12.2). */
-function newer(a: TreeItem, b: TreeItem): TreeItem {
-  const winner = a.seq >= b.seq ? a : b;
-  const isTotal = a.key.zone === ZONE_XATTR_TOTL &&
-    a.val.length === XattrTotlVal.SIZE && b.val.length === XattrTotlVal.SIZE;
-  if (!isTotal) return winner;
-  const sum = XattrTotlVal.alloc(), x = XattrTotlVal.at(a.val), y = XattrTotlVal.at(b.val);
-  sum.total = BigInt.asUintN(64, x.total + y.total);
-  sum.count = BigInt.asIntN(64, x.count + y.count);
-  return { ...winner, val: sum.bytes };
-}
+const mayHoldTotals = ({ first, last }: LooseLeaf): boolean =>
+  first.zone <= ZONE_XATTR_TOTL && last.zone >= ZONE_XATTR_TOTL;
