@@ -85,13 +85,6 @@ export class DirtyData {
     return this.#slots.size > 0 && this.#slots.has(blkno);
   }
 
-  /** Is any of these blocks dirty? */
-  hasAny(blkno: number, len: number): boolean {
-    if (this.#slots.size === 0) return false;
-    for (let i = 0; i < len; i++) if (this.#slots.has(blkno + i)) return true;
-    return false;
-  }
-
   /** The dirty page of a block, live; null when the device has the truth. */
   page(blkno: number): Uint8Array | null {
     const slot = this.#slots.get(blkno);

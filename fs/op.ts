@@ -224,11 +224,6 @@ export class Op {
     return this.#kept.get(slot) as T;
   }
 
-  /** What `once` keeps in `slot`; null when nothing. */
-  kept<T>(slot: string): T | null {
-    return (this.#kept?.get(slot) as T | undefined) ?? null;
-  }
-
   /** The open transaction's number, "T" of 02 §1.1; suspends while a commit is written. */
   transSeq(): number {
     return this.trans.openSeq(this);

@@ -13,7 +13,6 @@ import { serve } from "../../fs/fuse/serve.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { processMemory } from "../../fs/sys/caller_memory.ts";
 import { openDevice } from "../../fs/sys/device.ts";
-import { Splicer } from "../../fs/sys/splicer.ts";
 import { RingReader } from "../../fs/sys/uring.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { ClientConnection } from "../../net/client.ts";
@@ -53,7 +52,6 @@ runWorker<ToFs>((context) => {
     gate,
     log,
   });
-  const splicer = Splicer.open(data.fd, reactor);
   const readAhead = RingReader.open(data.fd);
   const fs = new Fs({
     meta,
@@ -116,7 +114,6 @@ runWorker<ToFs>((context) => {
           fd: message.fd,
           readOnly: init.readOnly,
           blockDevice: init.blockDevice,
-          splicer,
           log,
           onDestroy: async () => {
             tell({ is: "unmounting", why: "unmounted" });

@@ -11,9 +11,7 @@
 
 import { EBUSY, EINTR, EIO } from "../../format/errno.ts";
 import { FsError } from "../../fs/errors.ts";
-import { MAX_IO } from "../../fs/fuse/abi.ts";
 import { checkMountable, type KernelMount, kernelMount } from "../../fs/fuse/mount.ts";
-import { largestAnswer } from "../../fs/sys/splicer.ts";
 import { Gate } from "../../fs/gate.ts";
 import { type MountOptions, requireMetadev } from "../../fs/options.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
@@ -263,7 +261,6 @@ class RunningMount {
       source: guarded.blockDevice ? guarded.data.name : realPath(guarded.data.name),
       blockDevice: guarded.blockDevice,
       readOnly: init.readOnly,
-      maxRead: maxRead(),
       options: params.options.vfs.filter((o) => KERNEL_OPTIONS.has(o)),
     });
     writeRecord(runtimeDir(), {
@@ -488,10 +485,4 @@ function openMailboxFor(boxes: Map<WorkerName, Mailbox>, name: WorkerName): Mail
     boxes.set(name, box);
   }
   return box;
-}
-
-/** What one READ may ask for, so that its answer fits into a pipe; 0 when that is no restriction. */
-function maxRead(): number {
-  const most = largestAnswer();
-  return most === 0 || most >= MAX_IO ? 0 : 2 ** Math.floor(Math.log2(most));
 }

@@ -4,7 +4,7 @@
  */
 
 import { getattr } from "../ops/attr.ts";
-import { read, STREAM_BYTES, write } from "../ops/data.ts";
+import { read, write } from "../ops/data.ts";
 import { fallocate } from "../ops/fallocate.ts";
 import { lseek } from "../ops/seek.ts";
 import { setattrJob } from "../ops/setattr.ts";
@@ -52,9 +52,6 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
 
   table[abi.READ] = (req) => {
     const length = Math.min(req.u32(16), abi.MAX_IO);
-    const stream = length >= STREAM_BYTES && context.cache.keeps(req.ino)
-      ? (off: number, bytes: number) => context.stream(req, off, bytes)
-      : null;
     const done = read(
       fs,
       {
@@ -64,7 +61,6 @@ export function fileHandlers(context: ServeContext, table: HandlerTable): void {
         caller: req,
         id: req.unique,
         cancel: req.cancel,
-        stream,
       },
       req.parts,
       () => context.takeData(req, length),

@@ -43,11 +43,6 @@ export class KernelCache {
     return keep ? FOPEN_KEEP_CACHE : 0;
   }
 
-  /** Does the kernel keep what is read of the inode? */
-  keeps(ino: number): boolean {
-    return this.#versions.has(ino) && !this.#writers.has(ino);
-  }
-
   /** The last close of an open with `flags`. */
   released(ino: number, flags: number): void {
     if (!opensForWriting(flags)) return;

@@ -38,8 +38,6 @@ export interface MountRequest {
   /** On a block device: type `fuseblk`, where sync and umount reach us and are waited for. */
   blockDevice: boolean;
   readOnly: boolean;
-  /** Bytes that the kernel may ask for in one READ; 0: as many as it is told in the handshake. */
-  maxRead?: number;
   /** Further options for mount(2), such as `noatime`. */
   options?: readonly string[];
 }
@@ -213,7 +211,6 @@ export function kernelMount(request: MountRequest): KernelMount {
     ...(Deno.uid() === 0 ? ["suid", "dev"] : []),
     ...(request.blockDevice ? ["blkdev", "blksize=4096"] : []),
     ...(request.readOnly ? ["ro"] : []),
-    ...(request.maxRead ? [`max_read=${request.maxRead}`] : []),
     ...(request.options ?? []),
   ];
   const session = newSession(libfuse, ["scoutfs", "-o", options.join(",")]);

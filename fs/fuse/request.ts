@@ -11,7 +11,6 @@ import type { Caller } from "../caller.ts";
 import { errnoError } from "../errors.ts";
 import { Cancel } from "../op.ts";
 import { ReadParts } from "../read_parts.ts";
-import type { Spliced } from "../sys/splicer.ts";
 import { IN_HEADER, OUT_HEADER } from "./abi.ts";
 
 /** Bytes of answer payload in `req.out`: the largest xattr value, or a long directory. */
@@ -66,8 +65,6 @@ export class FuseRequest implements Caller {
   readonly parts = new ReadParts();
   /** The session's: memory that `parts` may be in. */
   dataBuffer: Uint8Array | null = null;
-  /** The session's: all of the answer, where it went through a pipe. */
-  spliced: Spliced | null = null;
   /** Ends the waits of the operation behind the request. */
   cancel = new Cancel();
   /** Undoes what an answer that finds nobody (ENOENT) told the kernel about. */

@@ -8,7 +8,6 @@ import { assert, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { statfs } from "../ops/statfs.ts";
 import type { SystemReactor } from "../sys/reactor.ts";
-import type { Splicer } from "../sys/splicer.ts";
 import * as abi from "./abi.ts";
 import { attrHandlers } from "./attr_handlers.ts";
 import { fileHandlers } from "./file_handlers.ts";
@@ -29,8 +28,6 @@ export interface ServeContext {
   readonly syncArrives: boolean;
   /** A page-aligned buffer for the answer's data, see FuseSession. */
   takeData(req: FuseRequest, bytes: number): Uint8Array;
-  /** Begins an answer of data of the data device, see FuseSession. */
-  stream(req: FuseRequest, off: number, bytes: number): Promise<boolean> | null;
 }
 
 export type HandlerTable = (Handler | undefined)[];
@@ -44,8 +41,6 @@ export interface ServeOptions {
   /** Mounted on a block device: the kernel sends SYNCFS and DESTROY. */
   blockDevice: boolean;
   log: (line: string) => void;
-  /** Answers of large files' data, where that is possible. */
-  splicer?: Splicer | null;
   /** DESTROY, which umount waits for on block devices: makes everything durable. */
   onDestroy: () => Promise<void>;
   /** No request will come any more. */
@@ -66,7 +61,6 @@ export function serve(options: ServeOptions): FuseSession {
     readOnly: options.readOnly,
     syncArrives: options.blockDevice,
     takeData: (req, bytes) => session.takeData(req, bytes),
-    stream: (req, off, bytes) => session.stream(req, off, bytes),
   };
   fs.hooks.onInvalidateInodes = (first, last) => invalidate(context, first, last);
   nameHandlers(context, handlers);
@@ -109,7 +103,6 @@ export function serve(options: ServeOptions): FuseSession {
     handlers,
     log: options.log,
     onEnd: options.onEnd,
-    splicer: options.splicer ?? null,
     onInterrupt: (req) => interrupt(fs, req),
   });
   return session;

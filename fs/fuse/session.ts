@@ -15,7 +15,6 @@ import { assert, AssertionError, FsError } from "../errors.ts";
 import { errno, Iovecs, libc, POLLIN } from "../sys/libc.ts";
 import { Arena, mapMemory, PAGE } from "../sys/memory.ts";
 import type { FdHandle, SystemReactor } from "../sys/reactor.ts";
-import type { Splicer } from "../sys/splicer.ts";
 import {
   BATCH_FORGET,
   FORGET,
@@ -59,8 +58,6 @@ export interface SessionOptions {
   onInterrupt: (req: FuseRequest) => void;
   /** Defects and protocol surprises, one line each. */
   log: (line: string) => void;
-  /** Where answers can be made of a device's data without copying it. */
-  splicer?: Splicer | null;
   /** The session is over: unmounted, or aborted. Nothing is answered any more. */
   onEnd: (why: string) => void;
 }
@@ -107,22 +104,6 @@ export class FuseSession {
     assert(req.dataBuffer === null, "a request has two data buffers");
     const size = sizeClass(bytes);
     return req.dataBuffer = this.dataPool.get(size)?.pop() ?? mapMemory(size);
-  }
-
-  /**
-   * Begins an answer to `req` that consists of `bytes` at byte `off` of the splicer's device; null
-   * when that cannot be done now. If the promise says that all was read, the request is answered
-   * with it, whatever `out` and `parts` hold.
-   */
-  stream(req: FuseRequest, off: number, bytes: number): Promise<boolean> | null {
-    const { splicer } = this.options;
-    if (splicer === undefined || splicer === null) return null;
-    assert(req.spliced === null, "a request has two answers");
-    this.writeHeader(req, OUT_HEADER + bytes, 0);
-    const spliced = splicer.begin(req.frame.bytes.subarray(0, OUT_HEADER), off, bytes);
-    if (spliced === null) return null;
-    req.spliced = spliced;
-    return spliced.ended;
   }
 
   /** Stops serving; for sessions that end otherwise than by unmounting. */
@@ -238,11 +219,6 @@ export class FuseSession {
       if (length !== NO_ANSWER) this.answerError(req, -length);
       return;
     }
-    if (req.spliced !== null && req.spliced.whole) {
-      if (!req.spliced.send(this.fd)) this.writeFailed(req, errno());
-      this.releaseData(req);
-      return;
-    }
     const { parts } = req;
     const total = OUT_HEADER + length + parts.length;
     this.writeHeader(req, total, 0);
@@ -312,10 +288,6 @@ export class FuseSession {
 
   private releaseData(req: FuseRequest): void {
     if (req.parts.count > 0) req.parts.clear();
-    if (req.spliced !== null) {
-      req.spliced.drop();
-      req.spliced = null;
-    }
     const buffer = req.dataBuffer;
     if (buffer === null) return;
     req.dataBuffer = null;

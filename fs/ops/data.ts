@@ -49,18 +49,6 @@ const STEP_ITEMS = 4;
 /** At most this much is read or written at once; the kernel's requests are smaller. */
 export const MAX_IO_BYTES = 1 << 22;
 
-/** Smaller reads are not streamed. */
-export const STREAM_BYTES = 128 * 1024;
-/** Of the memory for clean data, so much is for one file: larger ones are streamed past it. */
-const CACHED_SHARE = 0.5;
-
-/**
- * Begins to read whole blocks of the data device, `length` bytes at byte `off`, to where the reader
- * wants them, past our memory. Null when that cannot be done now; else the promise says whether all
- * was read.
- */
-export type Stream = (off: number, length: number) => Promise<boolean> | null;
-
 export interface ReadRequest {
   ino: number;
   offset: number;
@@ -69,8 +57,6 @@ export interface ReadRequest {
   id: RequestId;
   /** Ends waits, for a caller that is being killed. */
   cancel?: Cancel;
-  /** For readers in order whose bytes are kept by somebody else than us. */
-  stream?: Stream | null;
 }
 
 export interface WriteRequest {
@@ -104,8 +90,7 @@ export const TRUNCATE_FIRST: unique symbol = Symbol("an interrupted truncate com
 /**
  * Reads up to `length` bytes at `offset`, returns how many there are before the end of the file.
  * `parts` gets them. When the result is no promise, they are windows that are good until anything
- * else runs; otherwise they are copied to `memory()`, `length` bytes. What went through the
- * request's stream is not in `parts`. Waits for offline data in the
+ * else runs; otherwise they are copied to `memory()`, `length` bytes. Waits for offline data in the
  * requested range. EISDIR, EINVAL, ENOENT, EINTR, EIO.
  */
 export function read(
@@ -141,10 +126,6 @@ function readOnce(
 ): number | OfflineWait {
   const { offset, length } = rq;
   assert(length <= MAX_IO_BYTES, "a read request is larger than one may be");
-  if (hasStreamed(op, fs, rq)) {
-    parts.clear();
-    return length;
-  }
   if (readAgain(op, fs, rq, parts)) {
     if (copy !== null) parts.moveTo(copy);
     return length;
@@ -156,7 +137,7 @@ function readOnce(
   parts.clear();
   const bytes = Math.min(length, h.inode.size - offset);
   if (bytes <= 0) return 0;
-  readBlocks(op, fs, rq, h, first, Math.ceil((offset + bytes) / SM_SIZE), parts);
+  readBlocks(op, fs, h, first, Math.ceil((offset + bytes) / SM_SIZE), parts);
   const skip = offset - first * SM_SIZE;
   if (skip !== 0 || parts.length !== bytes) parts.trim(skip, bytes);
   assert(parts.length === bytes, "a read found fewer bytes than there are");
@@ -183,7 +164,6 @@ function readAgain(op: Op, fs: Fs, rq: ReadRequest, parts: ReadParts): boolean {
   op.lock(lock, LOCK_READ);
   if (memo.grant !== lock.refreshGen) return false;
   const blkno = memo.blkno + (first - memo.start);
-  streamInstead(op, fs, rq, memo.size, blkno);
   fs.clean.begin();
   parts.clear();
   fs.clean.follow(ino, first, end, blkno + (end - first), memo.end, memo.grant);
@@ -191,48 +171,10 @@ function readAgain(op: Op, fs: Fs, rq: ReadRequest, parts: ReadParts): boolean {
   return true;
 }
 
-/** How far the streaming of a read is. */
-interface Streaming {
-  /** All of it was read. */
-  whole: boolean;
-  /** The grant of the inode's lock under which that was begun. */
-  grant: number;
-}
-
-/** Has an earlier run of the operation streamed all that is asked for? */
-function hasStreamed(op: Op, fs: Fs, rq: ReadRequest): boolean {
-  const streaming = op.kept<Streaming>("stream");
-  if (streaming === null || !streaming.whole) return false;
-  const lock = fs.locks.inode(rq.ino);
-  op.lock(lock, LOCK_READ);
-  assert(lock.refreshGen === streaming.grant, "a lock was lost while its holder waited for data");
-  return true;
-}
-
-/**
- * Has a read of whole blocks, which are on the device from `blkno` on, streamed and waits for that;
- * returns when it is to be read in the ordinary way. Nothing can change the blocks meanwhile: the
- * lock stays, and whoever here would change the file's extents waits for the claim.
- */
-function streamInstead(op: Op, fs: Fs, rq: ReadRequest, size: number, blkno: number): void {
-  const { stream, offset, length } = rq;
-  if (
-    stream === undefined || stream === null || length < STREAM_BYTES ||
-    size <= fs.limits.dataCacheBytes * CACHED_SHARE ||
-    (offset | length) % SM_SIZE !== 0 || op.kept<Streaming>("stream") !== null
-  ) return;
-  if (fs.dirty.hasAny(blkno, length / SM_SIZE)) return;
-  const lock = fs.locks.inode(rq.ino);
-  const streaming = op.once("stream", () => ({ whole: false, grant: lock.refreshGen }));
-  const ended = stream(blkno * SM_SIZE, length);
-  if (ended !== null) op.waitPinned(ended.then((whole) => streaming.whole = whole));
-}
-
 /** The blocks [first, end) of a file: from the dirty pages, the data device, or zeros. */
 function readBlocks(
   op: Op,
   fs: Fs,
-  rq: ReadRequest,
   h: InodeHandle,
   first: number,
   end: number,
@@ -259,9 +201,6 @@ function readBlocks(
         memo.start = e.start;
         memo.end = e.start + e.len;
         memo.blkno = e.blkno;
-        if (b === first && stop * SM_SIZE === rq.offset + rq.length) {
-          streamInstead(op, fs, rq, h.inode.size, blkno);
-        }
         fs.clean.follow(h.ino, first, end, blkno + (stop - b), e.start + e.len, grant);
       }
       readData(fs, blkno, stop - b, grant, parts);

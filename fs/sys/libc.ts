@@ -24,7 +24,6 @@ const library = Deno.dlopen("libc.so.6", {
   pread: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwrite: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwritev: { parameters: ["i32", "buffer", "i32", "i64"], result: "i32" },
-  splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
   dup2: { parameters: ["i32", "i32"], result: "i32" },
   fdatasync: { parameters: ["i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -157,10 +156,6 @@ export const O_CLOEXEC = 0o2000000;
 export const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
-export const F_SETPIPE_SZ = 1031;
-export const F_GETPIPE_SZ = 1032;
-export const SPLICE_F_MOVE = 1;
-export const SPLICE_F_NONBLOCK = 2;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const POLLIN = 1;
