@@ -70,8 +70,9 @@ const LEFT: readonly (readonly [what: RegExp, reason: string])[] = [
   ],
 ];
 
-/** Reasons to stop that no repair may overcome: nothing is done to a pair that may be none. */
-const REFUSED = /^the data device belongs to another volume$/;
+/** Reasons to stop that no repair can overcome: the devices may be no pair, or nothing is left. */
+const REFUSED =
+  /^the data device belongs to another volume$|^the metadata device has no blocks of volume /;
 
 interface Volume {
   readonly meta: FuzzDevice;

@@ -116,7 +116,7 @@ export class Explainer {
     const name = this.nameOf(off);
     if (name === UNUSED || name === UNREAD) return name;
     if (itemsAsBefore && /^(fs_root|log tree) \d/.test(name)) return "an item that no reader sees";
-    return reasonOf(name);
+    return userReason(name.replace(/^(fs_root|log tree) /, "")) ?? reasonOf(name);
   }
 
   /** The structure and field at a byte of the metadata device. */
@@ -167,7 +167,7 @@ export class Explainer {
       if (level > 0 && at - off >= 8 && !this.mattering.has(rawU64(b.v, off))) return UNREAD;
       const struct = level > 0 ? "block_ref" : VALUES[kind];
       const deletion = itemFlags(b, i) === 1 ? " (deletion)" : "";
-      if (struct === undefined) return `${tree} ${kind} value${deletion}`;
+      if (struct === undefined) return `${tree} ${kind} bytes${deletion}`;
       return field(`${tree} ${kind}`, struct, at - off);
     }
     return UNUSED;
@@ -182,10 +182,12 @@ function field(label: string, struct: string, off: number): string {
   return path === null ? UNUSED : `${label} ${struct}.${path}`;
 }
 
+const userReason = (name: string): string | undefined =>
+  USERS.find(([pattern]) => pattern.test(name))?.[1];
+
 /** The reason why readers may see an item differently, as `Explainer.seen` names it. */
 export function seenReason(name: string): string | null {
-  const user = USERS.find(([pattern]) => pattern.test(name));
-  return user?.[1] ?? reasonOf(`log tree ${name}`) ?? reasonOf(`fs_root ${name}`);
+  return userReason(name) ?? reasonOf(`log tree ${name}`) ?? reasonOf(`fs_root ${name}`);
 }
 
 /** The reason on the lists for a change of this name; null when there is none. */

@@ -14,6 +14,7 @@ const RUNS: readonly (readonly [base: string, runs: number])[] = [
 const SEEDS: Readonly<Record<string, readonly number[]>> = {
   sample: [461, 700, 302845, 401814],
   mounts: [85, 303711],
+  "mounts-v1": [610982],
 };
 
 for (const [base, runs] of RUNS) {

@@ -39,7 +39,7 @@ import { isExact, rawU64, viewOf } from "../raw.ts";
 import type { ProblemCode, Values } from "../problems.ts";
 import { type Entries, isDirMode } from "./entries.ts";
 import { type ItemPatch, parseKey } from "./item_patch.ts";
-import type { Round } from "./round.ts";
+import { type Round, SEQ_LIMIT } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 
 const U64_MAX = 0xffff_ffff_ffff_ffffn;
@@ -135,6 +135,9 @@ export class Fixers {
         return this.#field(ino, text(values, "field"));
       case "inode-length":
         return this.#edit(ino, () => {});
+      case "inode-next-ino":
+        // The counter cannot follow: no mount ever makes an inode of that number.
+        return ino >= SEQ_LIMIT && this.lossy && this.#removeFile(ino);
       case "inode-missing":
         return this.#missingInode(ino);
       case "root-inode":

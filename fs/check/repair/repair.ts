@@ -239,6 +239,7 @@ class Repair {
     if (allowed.some(isSpaceProblem)) round.changed = true;
     const slots = allowed.filter((p) => p.code === "super-slot");
     mendSlots(round.sb, this.data, [...new Set(slots.map((p) => Number(p.values["slot"])))]);
+    if (allowed.some((p) => p.code === "super-slot-version")) round.sb.qconf.version = 1;
     if (allowed.some((p) => p.code === "super-option")) round.clearOptions();
     if (allowed.some((p) => isDataSpaceProblem(p))) round.dataSpaceWrong = true;
     if (round.dataSpaceWrong && readable && !structure) {
