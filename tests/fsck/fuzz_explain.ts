@@ -57,6 +57,7 @@ const UNREAD = "the version of a block that is freed unread";
 const USERS: Reasons = [
   [/^16\.8 bytes$/, "the value of an attribute"],
   [/^16\.24 bytes$/, "the target of a symlink"],
+  [/^16\.4 inode\.rdev$/, "the number of a device node; other inodes have none, which is checked"],
 ];
 
 /** The items of a volume as a reader sees them, values as text. */

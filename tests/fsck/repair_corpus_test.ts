@@ -26,7 +26,7 @@ const STRIDE = Number(Deno.env.get("SCOUTFS_REPAIR_STRIDE") ?? 61);
 /** What cannot be mended yet: each with its reason. */
 const LEFT: readonly (readonly [codes: RegExp, reason: string])[] = [
   [/^(super-no-slots|super-slot)$/, "nothing tells the address of a quorum slot"],
-  [/^super-(magic|pair)$/, "a device that is not provably the right one is not written"],
+  [/^super-(magic|pair|role)$/, "a device that is not provably the right one is not written"],
 ];
 
 function mutants(base: { meta: MemDevice; data: MemDevice }): Mutant[] {
