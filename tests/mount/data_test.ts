@@ -96,6 +96,24 @@ mountTest(
   },
 );
 
+mountTest(
+  "a direct read of a large file's last blocks ends where the file ends",
+  { dataBytes: 512 << 20 },
+  async (v) => {
+    await v.mount();
+    // One byte less than whole blocks: the last read asks for just those. What the kernel keeps of
+    // the file, and what we do, makes no difference.
+    const bytes = (150 << 20) - 1;
+    await v.sh(`set -e
+      head -c ${bytes} /dev/urandom > ../want
+      cp ../want big; sync big
+      direct() { dd if=big bs=1M iflag=direct status=none | cmp - ../want; }
+      direct; cat big | cmp - ../want; direct
+      truncate -s ${bytes - (1 << 20)} ../want big; sync big
+      direct; cat big | cmp - ../want; direct`);
+  },
+);
+
 for (const loop of [false, true]) {
   mountTest(
     `a large file streams whole, again after it changed, beside its changes${
