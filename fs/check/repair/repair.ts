@@ -393,8 +393,15 @@ class Repair {
         );
       }
     };
-    if (round.fsRootIsOurs) {
-      mend("fs_root", badOf("fs_root"), "fs_root", round.sb.fsRoot, round.newest);
+    const bad = badOf("fs_root");
+    if (!round.fsRootIsOurs && !round.mergeAbandoned && (bad.length > 0 || rootBad("fs_root"))) {
+      // Its completions can neither be spliced into a damaged fs_root nor become ranges again. Totals
+      // that it had added already are found wrong by the next round.
+      servers.abandonMerge();
+      this.options.log?.("a log merge was given up: the next one begins anew");
+    }
+    if (round.fsRootIsOurs || round.mergeAbandoned) {
+      mend("fs_root", bad, "fs_root", round.sb.fsRoot, round.newest);
     }
     for (const { lt, what } of round.items.logTrees) {
       mend(`items of ${what}`, badOf(`items of ${what}`), what, lt.itemRoot, lt.maxItemSeq);
