@@ -192,7 +192,8 @@ export class Target {
         );
       }
       readAll(v);
-      if (random.oneIn(12)) await mountAndWork(v, seed);
+      // What is too small is mended where that needs no space, but never mounted.
+      if (random.oneIn(12) && !this.#undersized) await mountAndWork(v, seed);
       return done("mended");
     } catch (e) {
       return failed("threw", e instanceof Error ? e.stack ?? e.message : String(e));

@@ -116,7 +116,7 @@ mountTest(
 
 for (const loop of [false, true]) {
   mountTest(
-    `a large file streams whole, again after it changed, beside its changes${
+    `a large file is read whole, again after it changed, beside its changes${
       loop ? " (loop)" : ""
     }`,
     { loop, dataBytes: 512 << 20 },
@@ -140,7 +140,7 @@ for (const loop of [false, true]) {
       same; same`);
       await v.umount();
       await v.mount();
-      // Readers beside a writer of another part, and mappings of what is streamed.
+      // Readers beside a writer of another part, and mappings of what is read.
       await v.sh(`set -e
       for n in 1 2 3; do (head -c 140000000 big | cmp -n 140000000 - ../want) & readers="$readers $!"; done
       for n in 1 2 3 4 5 6; do
