@@ -28,6 +28,7 @@ import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
 import { Findings, isItemTree } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
+import { FixScope } from "./fixers_scope.ts";
 import { ItemPatch, parseKey } from "./item_patch.ts";
 import { Round } from "./round.ts";
 import {
@@ -452,7 +453,8 @@ class Repair {
       this.options.log?.("a log merge was given up: the next one begins anew");
     }
     const entries = new Entries(patch, this.options.now, lossy);
-    const fixers = new Fixers(round, servers, patch, entries, lossy);
+    const scope = new FixScope(round, patch, entries, lossy);
+    const fixers = new Fixers(scope, servers);
     const problems = allowed.map((p) => ({ p, order: ITEM_ORDER.get(p.code) ?? ITEM_ORDER.size }))
       .sort((a, b) => a.order - b.order);
     let mended = false;
@@ -468,7 +470,7 @@ class Repair {
     const shared = allowed.filter((p) => p.code === "data-block-twice");
     if (shared.length > 0 && this.#copyShared(round, patch, shared)) mended = true;
     fixers.finish();
-    for (const note of fixers.notes) this.options.log?.(note);
+    for (const note of scope.notes) this.options.log?.(note);
     if (mended) round.changed = true;
     const count = allowed.find((p) => p.code === "inode-count");
     if (count !== undefined) servers.setInodeCount(Number(count.values["found"]));

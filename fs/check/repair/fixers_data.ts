@@ -1,0 +1,94 @@
+/**
+ * Mending what files hold: extents (01 §15.5) and the targets of symlinks (01 §15.6).
+ */
+
+import {
+  SEF_OFFLINE,
+  SEF_UNWRITTEN,
+  SM_MAX,
+  TYPE_DATA_EXTENT,
+  TYPE_SYMLINK,
+  ZONE_FS,
+} from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
+import { rawU64, viewOf } from "../raw.ts";
+import { type FixScope, S_IFLNK, S_IFMT } from "./fixers_scope.ts";
+
+export function fixSymlink(s: FixScope, ino: number): boolean {
+  const inode = s.patch.peekInode(ino);
+  if (inode === null) return false;
+  if ((inode.mode & S_IFMT) !== S_IFLNK) {
+    return s.removeRange(ino, TYPE_SYMLINK, TYPE_SYMLINK);
+  }
+  const parts = s.range(ino, TYPE_SYMLINK, TYPE_SYMLINK);
+  let bytes = 0, whole = parts.length > 0;
+  parts.forEach(({ key, val }, i) => {
+    bytes += val.length;
+    const last = i === parts.length - 1;
+    if (key.secondBig !== BigInt(i) || key.thirdBig !== 0n || key.fourth !== 0) whole = false;
+    if (!last && val.length !== 896 || last && val.at(-1) !== 0) whole = false;
+  });
+  if (!whole || bytes < 2 || bytes > 4096) return s.removeFile(ino);
+  return s.edit(ino, (i) => i.size = bytes);
+}
+
+export function fixExtentItem(s: FixScope, ino: number, end: number, count: number): boolean {
+  const items = s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT).filter(({ key }) =>
+    Number(key.secondBig) === end && Number(key.thirdBig) === count
+  );
+  for (const { key, val } of items) {
+    const misplaced = key.fourth !== 0 || val.length !== 16 || end > SM_MAX || count < 1 ||
+      end - count + 1 < 0;
+    const v = viewOf(val);
+    const blkno = misplaced ? 0 : rawU64(v, 0);
+    let flags = misplaced ? 0 : v.getUint8(8) & (SEF_OFFLINE | SEF_UNWRITTEN);
+    if (blkno !== 0 && flags === SEF_OFFLINE) flags |= SEF_UNWRITTEN;
+    if (blkno === 0 && flags !== 0) flags = SEF_OFFLINE;
+    if (misplaced || blkno === 0 && flags === 0) {
+      if (!s.lossy) return false;
+      s.patch.remove(key);
+      continue;
+    }
+    const mended = new Uint8Array(16);
+    mended.set(val.subarray(0, 8));
+    mended[8] = flags;
+    s.patch.set(key, mended);
+  }
+  return true;
+}
+
+export function removeOutsideExtents(s: FixScope, ino: number): boolean {
+  if (!s.lossy) return false;
+  for (const { key, val } of s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
+    if (val.length !== 16) continue;
+    const blkno = rawU64(viewOf(val), 0), len = Number(key.thirdBig);
+    if (blkno !== 0 && (blkno < 64 || blkno + len > s.round.cx.dataBlocks)) {
+      s.patch.remove(key);
+    }
+  }
+  s.notes.push(`inode ${ino} lost extents that lay outside the device`);
+  return true;
+}
+
+/** Of extents that overlap the later one gives way. */
+export function cutOverlappingExtents(s: FixScope, ino: number): boolean {
+  if (!s.lossy) return false;
+  let free = 0;
+  const extents = s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)
+    .map(({ key, val }) => ({ key, val, end: Number(key.secondBig), len: Number(key.thirdBig) }))
+    .filter((e) => e.val.length === 16 && e.end <= SM_MAX && e.len >= 1 && e.len <= e.end + 1)
+    .sort((a, b) => a.end - a.len - (b.end - b.len) || a.end - b.end);
+  for (const { key, val, end, len } of extents) {
+    const start = end - len + 1, cut = free - start;
+    if (cut > 0) {
+      s.patch.remove(key);
+      if (cut < len) {
+        const rest = val.slice(), v = viewOf(rest), blkno = rawU64(v, 0);
+        if (blkno !== 0) v.setBigUint64(0, BigInt(blkno + cut), true);
+        s.patch.set(Key.of(ZONE_FS, ino, TYPE_DATA_EXTENT, end, len - cut), rest);
+      }
+    }
+    free = Math.max(free, end + 1);
+  }
+  return true;
+}

@@ -1,0 +1,79 @@
+/**
+ * Mending what problems say about entries (01 §15.3): values, types, parents. What makes the three
+ * items of an entry agree is in entries.ts.
+ */
+
+import {
+  ROOT_INO,
+  TYPE_DIRENT,
+  TYPE_LINK_BACKREF,
+  TYPE_READDIR,
+} from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
+import { isExact, rawU64, viewOf } from "../raw.ts";
+import { type FixScope } from "./fixers_scope.ts";
+import { parseKey } from "./item_patch.ts";
+
+export function fixEntryValue(s: FixScope, name: string): boolean {
+  const key = parseKey(name);
+  if (key === null) return false;
+  const first = Number(key.firstBig),
+    second = Number(key.secondBig),
+    third = Number(key.thirdBig);
+  const val = s.patch.get(key);
+  const target = val === null || val.length < 8 ? 0 : rawU64(viewOf(val), 0);
+  const canonical = key.fourth === 0 && (key.type !== TYPE_READDIR || third === 0) &&
+    isExact(first) && isExact(third) && (key.type === TYPE_DIRENT || isExact(second));
+  let done = true;
+  if (!canonical) {
+    // No reader looks there.
+    if (!s.lossy) return false;
+    s.patch.remove(key);
+  } else if (key.type === TYPE_DIRENT) done = s.entries.mend(first, third, target);
+  else if (key.type === TYPE_READDIR) done = s.entries.mend(first, second, target);
+  else if (key.type === TYPE_LINK_BACKREF) done = s.entries.mend(second, third, first);
+  else return false;
+  // A dirent whose key has another hash or position than its value was not among those mended.
+  const still = s.patch.get(key);
+  if (
+    still !== null && val !== null && key.type === TYPE_DIRENT && isMisfiled(key, still)
+  ) {
+    s.patch.remove(key);
+  }
+  return done;
+}
+
+function isMisfiled(key: Key, val: Uint8Array): boolean {
+  const v = viewOf(val);
+  return v.getUint32(8, true) !== key.secondLo || v.getUint32(12, true) !== key.secondHi ||
+    v.getBigUint64(16, true) !== key.thirdBig;
+}
+
+export function fixEntryType(s: FixScope, ino: number, dir: number): boolean {
+  let done = true;
+  for (const name of s.entries.backrefs(ino)) {
+    if (name.dir === dir && !s.entries.mend(dir, name.pos, ino)) done = false;
+  }
+  return done;
+}
+
+/** A directory has one name; the root none. */
+export function fixParents(s: FixScope, ino: number): boolean {
+  const names = s.entries.backrefs(ino);
+  const keep = ino === ROOT_INO ? 0 : 1;
+  const inode = s.patch.peekInode(ino);
+  if (inode === null) return false;
+  if (inode.nlink === 0 && names.length > 0) {
+    return s.edit(ino, (i) => i.nlink = 2);
+  }
+  if (names.length < keep) return s.connect(ino);
+  if (!s.lossy) return false;
+  for (const { dir, pos } of names.slice(keep)) s.entries.remove(dir, pos, ino);
+  return true;
+}
+
+/** A directory that the root cannot be reached from gets a place in lost+found. */
+export function moveToLostFound(s: FixScope, ino: number): boolean {
+  for (const { dir, pos } of s.entries.backrefs(ino)) s.entries.remove(dir, pos, ino);
+  return s.connect(ino);
+}

@@ -1,0 +1,163 @@
+/**
+ * Mending inodes: their fields, link counts, and inodes of which only the other items are left.
+ */
+
+import {
+  DT_DIR,
+  FIRST_FREE_INO,
+  INODE_FLAG_RETENTION,
+  INODE_FLAG_TRUNCATE,
+  ROOT_INO,
+  SM_MAX,
+  TYPE_DATA_EXTENT,
+  TYPE_DIRENT,
+  TYPE_INODE_INDEX_DATA_SEQ,
+  TYPE_LINK_BACKREF,
+  TYPE_READDIR,
+  TYPE_SYMLINK,
+  TYPE_XATTR,
+  ZONE_INODE_INDEX,
+} from "../../../format/constants.ts";
+import { type Inode, orphanKey } from "../../../format/items.ts";
+import { Key } from "../../../format/key.ts";
+import { isExact } from "../raw.ts";
+import { isDirMode } from "./entries.ts";
+import { type FixScope, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
+
+export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
+  const inode = s.patch.peekInode(ino);
+  if (inode === null) return false;
+  if (found === 0 && inode.nlink > 0) return s.connect(ino);
+  if (inode.nlink === 0 && s.patch.get(orphanKey(ino)) !== null) {
+    s.patch.remove(orphanKey(ino));
+  }
+  return s.edit(ino, (i) => i.nlink = found);
+}
+
+/** A number beyond the third key fields of an inode's items of a type. */
+function beyond(s: FixScope, ino: number, type: number, least: number): number {
+  let beyond = least;
+  for (const { key } of s.range(ino, type, type)) {
+    const n = Number(key.thirdBig);
+    if (isExact(n)) beyond = Math.max(beyond, n + 1);
+  }
+  return beyond;
+}
+
+export function fixInodeField(s: FixScope, ino: number, field: string): boolean {
+  // No mount ever makes an inode of that number.
+  if (field === "number") return s.removeFile(ino);
+  return s.edit(ino, (i) => {
+    const v = i.v, o = i.o;
+    switch (field) {
+      case "mode":
+        i.mode = i.mode & 0o7777 | guessFormat(s, ino);
+        break;
+      case "flags": {
+        const known = INODE_FLAG_TRUNCATE |
+          (s.round.cx.fmtVers >= 2 ? INODE_FLAG_RETENTION : 0);
+        i.flags &= (i.mode & S_IFMT) === S_IFREG ? known : known & ~INODE_FLAG_TRUNCATE;
+        break;
+      }
+      case "rdev":
+        i.rdev = 0;
+        break;
+      case "size":
+        v.setUint32(o + 4, v.getUint32(o + 4, true) & 0x7fff_ffff, true);
+        break;
+      case "data_seq":
+        moveDataSeq(s, ino, i);
+        break;
+      case "next_readdir_pos":
+        i.nextReaddirPos = beyond(s, ino, TYPE_DIRENT, 2);
+        break;
+      case "next_xattr_id":
+        i.nextXattrId = beyond(s, ino, TYPE_XATTR, 0);
+        break;
+      default:
+        for (let at = 96; at < 160; at += 16) {
+          const nsec = v.getUint32(o + at + 8, true);
+          if (nsec >= 1e9) v.setUint32(o + at + 8, 0, true);
+          v.setUint32(o + at + 12, 0, true);
+        }
+    }
+  });
+}
+
+/** A data_seq from the future becomes that of this repair, with its index item. */
+function moveDataSeq(s: FixScope, ino: number, i: Inode): void {
+  const old = i.v.getBigUint64(i.o + 16, true);
+  i.dataSeq = s.patch.seq;
+  if ((i.mode & S_IFMT) !== S_IFREG) return;
+  s.patch.remove(Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_DATA_SEQ, old, ino));
+  s.patch.set(Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_DATA_SEQ, s.patch.seq, ino));
+}
+
+/** The file type that an inode's items speak of. */
+function guessFormat(s: FixScope, ino: number): number {
+  const has = (type: number) => s.range(ino, type, type).length > 0;
+  if (has(TYPE_DIRENT) || has(TYPE_READDIR)) return 0o040000;
+  if (has(TYPE_SYMLINK)) return S_IFLNK;
+  for (const { val } of s.range(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF)) {
+    const mode = [0o010000, 0o020000, 0o040000, 0o060000, S_IFREG, S_IFLNK, 0o140000][
+      val[24] ?? -1
+    ];
+    if (mode !== undefined) return mode;
+  }
+  return S_IFREG;
+}
+
+/** Items of an inode without its inode item: a new one keeps what can be kept. */
+export function remakeInode(s: FixScope, ino: number): boolean {
+  if (!isExact(ino)) return false;
+  const format = guessFormat(s, ino);
+  const items = s.range(ino, 0, 255);
+  if (items.length === 0) return true;
+  if (ino !== ROOT_INO && ino < FIRST_FREE_INO) return s.removeFile(ino);
+  if (format === S_IFLNK && !s.range(ino, TYPE_SYMLINK, TYPE_SYMLINK).length) {
+    // A symlink without its target is nothing.
+    return s.removeFile(ino);
+  }
+  const permissions = ino === ROOT_INO ? 0o755 : isDirMode(format) ? 0o700 : 0o600;
+  const inode = s.entries.makeInode(ino, format | permissions);
+  let nextXattr = 0, nextPos = 2, names = 0, subdirs = 0, end = 0, target = 0;
+  for (const { key, val } of items) {
+    if (key.type === TYPE_XATTR) nextXattr = Math.max(nextXattr, Number(key.thirdBig) + 1);
+    else if (key.type === TYPE_DIRENT) {
+      nextPos = Math.max(nextPos, Number(key.thirdBig) + 1);
+      names += val.length - 32;
+      if (val[24] === DT_DIR) subdirs++;
+    } else if (key.type === TYPE_DATA_EXTENT) end = Math.max(end, Number(key.secondBig) + 1);
+    else if (key.type === TYPE_SYMLINK) target += val.length;
+  }
+  inode.nextXattrId = nextXattr;
+  inode.nextReaddirPos = nextPos;
+  inode.dataVersion = 1;
+  inode.dataSeq = s.patch.seq;
+  inode.nlink = isDirMode(format)
+    ? 2 + subdirs
+    : Math.max(1, items.filter(({ key }) => key.type === TYPE_LINK_BACKREF).length);
+  if (isDirMode(format)) inode.size = names;
+  else if (format === S_IFLNK) inode.size = target;
+  else if (format === S_IFREG) {
+    inode.size = Math.min(end, SM_MAX) * 4096;
+    s.patch.set(Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_DATA_SEQ, s.patch.seq, ino));
+  }
+  if (ino >= s.round.sb.nextIno) s.round.sb.nextIno = ino + 1;
+  if (ino !== ROOT_INO && s.entries.backrefs(ino).length === 0) s.connect(ino);
+  s.notes.push(`inode ${ino} was made anew: owner, permissions and times are unknown`);
+  return true;
+}
+
+export function fixRootInode(s: FixScope): boolean {
+  const inode = s.patch.inode(ROOT_INO);
+  if (inode !== null) {
+    inode.mode = inode.mode & 0o7777 | 0o040000;
+    return true;
+  }
+  // What is left of it is taken up with the other inodes that are missing.
+  if (s.range(ROOT_INO, 0, 255).length > 0) return true;
+  const made = s.entries.makeInode(ROOT_INO, 0o040755);
+  made.nlink = 2;
+  return true;
+}

@@ -1,0 +1,89 @@
+/**
+ * What all that mends items shares: the round, its changes so far, and what was done that the report
+ * does not say by itself.
+ */
+
+import { ZONE_FS } from "../../../format/constants.ts";
+import { type Inode, inodeKey, orphanKey } from "../../../format/items.ts";
+import { Key } from "../../../format/key.ts";
+import type { Values } from "../problems.ts";
+import type { Entries } from "./entries.ts";
+import type { ItemPatch } from "./item_patch.ts";
+import type { Round } from "./round.ts";
+
+export const U64_MAX = 0xffff_ffff_ffff_ffffn;
+export const S_IFMT = 0o170000;
+export const S_IFREG = 0o100000;
+export const S_IFLNK = 0o120000;
+
+/** A value of a problem record. */
+export const num = (values: Values, name: string): number => Number(values[name]);
+export const text = (values: Values, name: string): string => String(values[name]);
+
+export class FixScope {
+  /** Lines for the user. */
+  readonly notes: string[] = [];
+  /** Inodes that have been dealt with as a whole. */
+  readonly removed = new Set<number>();
+
+  constructor(
+    readonly round: Round,
+    readonly patch: ItemPatch,
+    readonly entries: Entries,
+    /** What loses something may be done. */
+    readonly lossy: boolean,
+  ) {}
+
+  setOrRemove(key: Key, set: boolean): boolean {
+    if (set) this.patch.set(key);
+    else this.patch.remove(key);
+    return true;
+  }
+
+  edit(ino: number, change: (inode: Inode) => void): boolean {
+    const inode = this.patch.inode(ino);
+    if (inode === null) return false;
+    change(inode);
+    return true;
+  }
+
+  /** The items of an inode, of types first to last. */
+  range(ino: number, first: number, last: number): { key: Key; val: Uint8Array }[] {
+    return this.patch.range(
+      Key.of(ZONE_FS, ino, first),
+      Key.of(ZONE_FS, ino, last, U64_MAX, U64_MAX, 255),
+    );
+  }
+
+  removeRange(ino: number, first: number, last: number): boolean {
+    if (!this.lossy) return false;
+    for (const { key } of this.range(ino, first, last)) this.patch.remove(key);
+    return true;
+  }
+
+  /** Gives an inode a name in lost+found. */
+  connect(ino: number): boolean {
+    const name = this.entries.connect(ino);
+    if (name === null) return false;
+    this.notes.push(`inode ${ino} is now /lost+found/${name}`);
+    return true;
+  }
+
+  /** An inode with everything it has. Its blocks and the marks of its xattrs are found later. */
+  removeFile(ino: number): boolean {
+    if (!this.lossy) return false;
+    const inode = this.patch.peekInode(ino);
+    for (const { dir, pos } of this.entries.backrefs(ino)) this.entries.remove(dir, pos, ino);
+    for (const { key } of this.range(ino, 0, 255)) {
+      if (!key.equals(inodeKey(ino))) this.patch.remove(key);
+    }
+    if (inode !== null) {
+      this.patch.removeInode(ino);
+      this.patch.inodeDelta--;
+      if (this.patch.get(orphanKey(ino)) !== null) this.patch.remove(orphanKey(ino));
+    }
+    this.removed.add(ino);
+    this.notes.push(`inode ${ino} was removed`);
+    return true;
+  }
+}
