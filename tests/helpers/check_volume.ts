@@ -90,7 +90,9 @@ export function checkVolume(
     if (key.zone === ZONE_ORPHAN) check.orphans.push(key.second);
     if (key.zone !== ZONE_FS) continue;
     if (key.first >= books.superBlock.nextIno) bad(`${key}: inode number beyond next_ino`);
-    if (key.type === TYPE_INODE && val.length !== (books.superBlock.fmtVers === 1 ? 160 : 168)) {
+    const native = books.superBlock.fmtVers === 1 ? Inode.V1_SIZE : Inode.SIZE;
+    // Upgrading rewrites no items (01 §16).
+    if (key.type === TYPE_INODE && val.length !== Inode.V1_SIZE && val.length !== native) {
       bad(`${key}: ${val.length} bytes`);
     }
     if (key.type === TYPE_DATA_EXTENT && (DataExtentVal.at(val).flags & ~3) !== 0) {
