@@ -13,6 +13,7 @@ import type { Device, ReadAhead } from "../device.ts";
 import type { CheckContext, Progress } from "./context.ts";
 import type { Crew } from "./crew.ts";
 import { FactBook } from "./facts.ts";
+import { FS_ROOT } from "./names.ts";
 import { BlockOwners, KIND_FREE, KIND_USED } from "./owners.ts";
 import { checkAllocators } from "./pass_alloc.ts";
 import { reportFacts } from "./pass_facts.ts";
@@ -165,7 +166,7 @@ function makeContext(
     memory: options.memory ?? DEFAULT_MEMORY,
     tempDir: options.tempDir,
     badBlocks: [],
-    fsRootOwner: owners.define("fs_root", false),
+    fsRootOwner: owners.define(FS_ROOT, false),
     crew: options.crew ?? null,
     unitLeaves: options.unitLeaves,
   };
@@ -290,7 +291,7 @@ function nameOffenders(
   const sorter = facts.collect(differing, cx.memory / 2, cx.tempDir);
   cx.report.muted = true;
   const again = { ...cx, owners: new BlockOwners(cx.metaBlocks), badBlocks: [] };
-  const quiet = { ...again, fsRootOwner: again.owners.define("fs_root", false) };
+  const quiet = { ...again, fsRootOwner: again.owners.define(FS_ROOT, false) };
   checkSearch(quiet, items, { entry: (e) => srchFact(facts, e) });
   checkItems(quiet, items, facts, null, differing);
   cx.report.muted = false;

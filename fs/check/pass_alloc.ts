@@ -21,6 +21,7 @@ import {
   ZONE_FREE_EXTENT_ORDER,
 } from "../../format/constants.ts";
 import { type CheckContext, claim, follow, inRange, reportConflict, toRef } from "./context.ts";
+import { allocOf, DATA_ALLOC, freeIn, listBlockOf, metaAllocName, serverList } from "./names.ts";
 import type { ServerItems } from "./pass_roots.ts";
 import { MKFS_FREE_META } from "./pass_fixed.ts";
 import { fieldU64, isExact, isZero, rawU64, refBlkno } from "./raw.ts";
@@ -30,31 +31,31 @@ import { TreeWalk } from "./tree_walk.ts";
 export function checkAllocators(cx: CheckContext, items: ServerItems, space: SpaceMap): void {
   const sb = cx.sb;
   for (let i = 0; i < 2; i++) {
-    checkList(cx, sb.serverMetaAvail(i), `server_meta_avail[${i}]`, false);
-    checkList(cx, sb.serverMetaFreed(i), `server_meta_freed[${i}]`, false);
+    checkList(cx, sb.serverMetaAvail(i), serverList("meta_avail", i), false);
+    checkList(cx, sb.serverMetaFreed(i), serverList("meta_freed", i), false);
   }
   for (const { lt, what } of items.logTrees) {
-    checkList(cx, lt.metaAvail, `meta_avail of ${what}`, true);
-    checkList(cx, lt.metaFreed, `meta_freed of ${what}`, false);
-    checkExtents(cx, lt.dataAvail, `data_avail of ${what}`, space, true);
-    checkExtents(cx, lt.dataFreed, `data_freed of ${what}`, space, false);
+    checkList(cx, lt.metaAvail, allocOf("meta_avail", what), true);
+    checkList(cx, lt.metaFreed, allocOf("meta_freed", what), false);
+    checkExtents(cx, lt.dataAvail, allocOf("data_avail", what), space, true);
+    checkExtents(cx, lt.dataFreed, allocOf("data_freed", what), space, false);
   }
   for (const { sc, what } of items.compactions) {
-    checkList(cx, sc.metaAvail, `meta_avail of ${what}`, false);
-    checkList(cx, sc.metaFreed, `meta_freed of ${what}`, false);
+    checkList(cx, sc.metaAvail, allocOf("meta_avail", what), false);
+    checkList(cx, sc.metaFreed, allocOf("meta_freed", what), false);
   }
   for (const { r, what } of items.merge.requests) {
-    checkList(cx, r.metaAvail, `meta_avail of ${what}`, false);
-    checkList(cx, r.metaFreed, `meta_freed of ${what}`, false);
+    checkList(cx, r.metaAvail, allocOf("meta_avail", what), false);
+    checkList(cx, r.metaFreed, allocOf("meta_freed", what), false);
   }
   const fsRoot = items.merge.completions.length > 0 ? cx.fsRootOwner : -1;
   for (const { c, what } of items.merge.completions) {
-    checkList(cx, c.metaAvail, `meta_avail of ${what}`, false);
+    checkList(cx, c.metaAvail, allocOf("meta_avail", what), false);
     // Until it is spliced in, what it replaces is still part of fs_root (03 §26.2).
-    checkList(cx, c.metaFreed, `meta_freed of ${what}`, false, fsRoot);
+    checkList(cx, c.metaFreed, allocOf("meta_freed", what), false, fsRoot);
   }
   for (let i = 0; i < 2; i++) checkMetaExtents(cx, sb.metaAlloc(i), i);
-  checkExtents(cx, sb.dataAlloc, "data_alloc", space, false);
+  checkExtents(cx, sb.dataAlloc, DATA_ALLOC, space, false);
 }
 
 /** A block list: its blocks are used, what they list is free. */
@@ -76,8 +77,8 @@ function checkList(
     }
     return;
   }
-  const used = cx.owners.define(`list block of ${what}`, false);
-  const free = cx.owners.define(`free in ${what}`, true);
+  const used = cx.owners.define(listBlockOf(what), false);
+  const free = cx.owners.define(freeIn(what), true);
   const b = cx.source.acquire();
   let ref = toRef(head.ref), total = 0, first = true, complete = true;
   while (ref.blkno !== 0) {
@@ -114,7 +115,7 @@ function checkList(
 }
 
 function checkMetaExtents(cx: CheckContext, root: AllocRoot, index: number): void {
-  const what = `meta_alloc[${index}]`;
+  const what = metaAllocName(index);
   if (cx.undersized && isWrappedByMkfs(cx, root, index)) {
     // Only the tree's own block can be accounted for.
     const ref = toRef(root.root.ref);
@@ -123,7 +124,7 @@ function checkMetaExtents(cx: CheckContext, root: AllocRoot, index: number): voi
     cx.source.release(b);
     return;
   }
-  const free = cx.owners.define(`free in ${what}`, true);
+  const free = cx.owners.define(freeIn(what), true);
   walkExtents(cx, root, what, false, META_DEV_START_BLKNO, cx.metaBlocks, (start, len) => {
     cx.owners.claimRun(start, len, free, (blkno, before) => {
       reportConflict(cx, blkno, before, free);

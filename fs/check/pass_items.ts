@@ -24,6 +24,7 @@ import { type CheckContext, follow, toRef } from "./context.ts";
 import { Alone } from "./crew.ts";
 import type { FactBook } from "./facts.ts";
 import { type ItemJob, type JobTree, keyWords, unitBounds, type UnitResult } from "./item_job.ts";
+import { bloomOf, FS_ROOT, itemsOf } from "./names.ts";
 import { NOBODY } from "./owners.ts";
 import { ParentMap } from "./parents.ts";
 import { type LogTree, type MergeState, type ServerItems, unmergedRanges } from "./pass_roots.ts";
@@ -78,7 +79,7 @@ function makeJob(
   for (const { lt } of items.logTrees) maxSeq = Math.max(maxSeq, lt.maxItemSeq);
   const mergeSeq = items.merge.status?.seq ?? 0;
   const trees: JobTree[] = [{
-    what: "fs_root",
+    what: FS_ROOT,
     owner: cx.fsRootOwner,
     root: cx.sb.fsRoot.bytes.slice().buffer,
     cls: "fs",
@@ -87,7 +88,7 @@ function makeJob(
     bloom: null,
   }];
   for (const tree of items.logTrees) {
-    const { lt } = tree, what = `items of ${tree.what}`;
+    const { lt } = tree, what = itemsOf(tree.what);
     const bloom = checkBloom(cx, tree);
     const input = lt.isFinalized && (mergeSeq === 0 || lt.finalizeSeq < mergeSeq);
     trees.push({
@@ -122,7 +123,7 @@ function makeJob(
 function checkBloom(cx: CheckContext, { lt, what }: LogTree): number | null {
   if (lt.bloomRef.isNull) return null;
   const b = cx.source.acquire();
-  const owner = cx.owners.define(`bloom block of ${what}`, false);
+  const owner = cx.owners.define(bloomOf(what), false);
   const good = follow(cx, toRef(lt.bloomRef), MAGIC_BLOOM, owner, b);
   if (good) {
     let set = 0;

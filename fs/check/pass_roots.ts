@@ -48,6 +48,7 @@ import { MountedClientBtreeVal } from "../../format/mounted_client.ts";
 import { srchBlocksKey, SrchCompact, SrchFile, srchLogKey } from "../../format/srch.ts";
 import { bytesEqual, type View } from "../../format/bytes.ts";
 import type { CheckContext } from "./context.ts";
+import { compactionName, logTreeName, mergeItem, searchFile } from "./names.ts";
 import { fieldU64, hex16, isExact, isZero } from "./raw.ts";
 import { collectTree, type SmallItem } from "./tree_walk.ts";
 
@@ -182,7 +183,7 @@ function logTreesOf(cx: CheckContext, items: readonly SmallItem[]): LogTree[] {
     }
     const lt = valueOf(cx, "logs_root", item, LogTrees, LOG_TREES_NUMBERS);
     if (lt === null) continue;
-    const what = `log tree ${hex16(item.key.firstBig)}.${item.key.secondBig}`;
+    const what = logTreeName(item.key.firstBig, item.key.secondBig);
     checkKey(cx, "logs_root", item, logTreesKey(lt.rid, lt.nr));
     const bad = (why: string) => report.add("log-tree", { what, why });
     if (lt.rid === 0n || lt.rid === 0xffff_ffff_ffff_ffffn) bad("its rid is no mount's");
@@ -257,7 +258,7 @@ function srchOf(
           item,
           sorted ? srchBlocksKey(file.blocks, root) : srchLogKey(root),
         );
-        files.push({ file, sorted, what: `search ${sorted ? "file" : "log"} ${root}` });
+        files.push({ file, sorted, what: searchFile(sorted, root) });
         break;
       }
       case TYPE_SRCH_PENDING:
@@ -267,7 +268,7 @@ function srchOf(
         const busy = key.type === TYPE_SRCH_BUSY;
         const id = Key.of(ZONE_SRCH, 0, key.type, busy ? key.secondBig : sc.id, busy ? sc.id : 0);
         checkKey(cx, "srch_root", item, id);
-        compactions.push({ sc, busy, rid: busy ? key.secondBig : 0n, what: `compaction ${sc.id}` });
+        compactions.push({ sc, busy, rid: busy ? key.secondBig : 0n, what: compactionName(sc.id) });
         break;
       }
       default:
@@ -346,7 +347,7 @@ function mergeOf(cx: CheckContext, items: readonly SmallItem[]): MergeState {
     else spans.push({ start, end, what });
   };
   for (const item of items) {
-    const what = `merge item ${item.key}`;
+    const what = mergeItem(item.key);
     switch (item.key.zone) {
       case ZONE_LOG_MERGE_STATUS: {
         const s = valueOf(cx, tree, item, LogMergeStatus, [32, 40, 48]);

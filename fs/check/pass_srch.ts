@@ -24,6 +24,7 @@ import {
 } from "../../format/srch.ts";
 import { FormatError } from "../../format/bytes.ts";
 import { type CheckContext, claim, follow, inRange } from "./context.ts";
+import { inputOf, outputOf, searchLogOf } from "./names.ts";
 import type { ServerItems } from "./pass_roots.ts";
 import { isZero, rawU64, refBlkno, viewOf } from "./raw.ts";
 import type { RawBlock, Ref } from "./source.ts";
@@ -69,16 +70,16 @@ export function checkSearch(cx: CheckContext, items: ServerItems, sink: EntrySin
   };
   for (const { file, sorted, what } of items.srchFiles) check(file, sorted, what, true);
   for (const { lt, what } of items.logTrees) {
-    check(lt.srchFile, false, `search log of ${what}`, true);
+    check(lt.srchFile, false, searchLogOf(what), true);
   }
   for (const { sc, what } of items.compactions) {
     if ((sc.flags & SRCH_COMPACT_DELETE) === 0) {
-      check(sc.out, true, `output of ${what}`, false);
+      check(sc.out, true, outputOf(what), false);
       continue;
     }
     for (let i = 0; i < Math.min(sc.nr, 4); i++) {
       const { sfl, blk, pos } = sc.in(i);
-      claimUnfreed(cx, sfl, Math.max(pos, 1), blk, `input ${i} of ${what}`);
+      claimUnfreed(cx, sfl, Math.max(pos, 1), blk, inputOf(what, i));
     }
   }
 }

@@ -7,6 +7,7 @@
  */
 
 import { DATA_DEV_START_BLKNO } from "../../format/constants.ts";
+import { extentName } from "./names.ts";
 import { hiWord, joinWords, loWord } from "./raw.ts";
 import type { Reporter } from "./report.ts";
 import { Records } from "./records.ts";
@@ -133,6 +134,6 @@ export class SpaceMap {
   #name(w: Uint32Array, at: number): string {
     if (w[at + 4] === FREE_OWNER) return this.#names[w[at + 5] as number] ?? "a free list";
     const ino = joinWords(w[at + 4] as number, w[at + 5] as number);
-    return `inode ${ino} at block ${joinWords(w[at + 6] as number, w[at + 7] as number)}`;
+    return extentName(ino, joinWords(w[at + 6] as number, w[at + 7] as number));
   }
 }

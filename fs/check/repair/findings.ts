@@ -6,6 +6,7 @@
  * whose check reports them again.
  */
 
+import { isSearch, isServerTree, listsFreeMetadata, type ServerTree } from "../names.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
@@ -23,13 +24,6 @@ const CONFLICTS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "meta-block-twice",
   "meta-free-in-use",
   "meta-free-twice",
-]);
-
-const SERVER_TREES: ReadonlySet<string> = new Set([
-  "logs_root",
-  "srch_root",
-  "log_merge",
-  "mounted_clients",
 ]);
 
 /** Reads of structures behind which there are blocks that nothing else leads to. */
@@ -53,18 +47,11 @@ const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "btree-parent",
 ]);
 
-/** Reads of structures that say which metadata blocks are free; data space is another matter. */
-const LISTING =
-  /^(list block of |free in |server_meta|meta_avail|meta_freed|meta_alloc|merge item )/;
-
-const isSearch = (what: string): boolean =>
-  /^(search |output of compaction|input \d+ of compaction)/.test(what);
-
 export class Findings {
   readonly problems: Problem[] = [];
   readonly conflicts = new Set<number>();
   /** Server trees with damage of their own. */
-  readonly serverTrees = new Set<string>();
+  readonly serverTrees = new Set<ServerTree>();
   /** Some blocks in use may not have been found. */
   incomplete = false;
   /** Every free metadata block has been found. */
@@ -95,7 +82,7 @@ export class Findings {
     if (code === "inode-next-ino") {
       this.greatestIno = Math.max(this.greatestIno, Number(values["ino"]));
     }
-    if (SERVER_TREES.has(what) && code !== "merge") {
+    if (isServerTree(what) && code !== "merge") {
       this.serverTrees.add(what);
       if (HIDING.has(code)) {
         this.incomplete = true;
@@ -103,7 +90,7 @@ export class Findings {
         if (what === "logs_root") this.logTreesLost = true;
       }
     }
-    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && LISTING.test(what)) {
+    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && listsFreeMetadata(what)) {
       this.freeKnown = false;
     }
     if (code === "data-leak" && this.dataLeaks.length < this.memory / 16 / LEAK_BYTES) {
@@ -126,7 +113,3 @@ export class Findings {
     return [...this.#blocks.get(blkno) ?? ["meta-block-twice" as const]];
   }
 }
-
-/** Whether a tree of a message is fs_root or the items of a log tree. */
-export const isItemTree = (what: string): boolean =>
-  what === "fs_root" || what.startsWith("items of log tree ") || what.startsWith("log tree ");

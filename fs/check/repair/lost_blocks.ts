@@ -29,14 +29,14 @@ import { Key } from "../../../format/key.ts";
 import { DeviceError } from "../../errors.ts";
 import { checkBlock } from "../btree_check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
+import { isMergeItemOf } from "../names.ts";
 import { KIND_NOBODY, KIND_USED } from "../owners.ts";
 import { rawU64, viewOf } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import { SEQ_LIMIT } from "./round.ts";
 
 /** Owners of leaves that a completed request of a merge leads to (01 §13.4). */
-const isMerged = (owner: string): boolean =>
-  owner.startsWith(`merge item ${ZONE_LOG_MERGE_COMPLETE}.`);
+const isMerged = (owner: string): boolean => isMergeItemOf(owner, ZONE_LOG_MERGE_COMPLETE);
 
 /** Keys of a tree that can be read no more, because a block of `level` is lost. */
 export interface Hole {

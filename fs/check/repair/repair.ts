@@ -22,11 +22,25 @@ import {
   runCheck,
 } from "../check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
+import {
+  extentOf,
+  FS_ROOT,
+  isAllocator,
+  isBloom,
+  isCompaction,
+  isDataAllocator,
+  isItemTree,
+  isMergeItem,
+  isMergeItemOf,
+  isServerTree,
+  itemsOf,
+  logTreeOf,
+} from "../names.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
-import { Findings, isItemTree } from "./findings.ts";
+import { Findings } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
 import { FixScope } from "./fixers_scope.ts";
 import { ItemPatch, parseKey } from "./item_patch.ts";
@@ -41,13 +55,13 @@ import {
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
-import { type ServerTree, ServerTrees } from "./server_trees.ts";
+import { ServerTrees } from "./server_trees.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { SEQ_LIMIT } from "./round.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
 import { mendSlots } from "./supers.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
-import { BTREE_MAX_HEIGHT } from "../../../format/constants.ts";
+import { BTREE_MAX_HEIGHT, ZONE_LOG_MERGE_FREEING } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
@@ -261,14 +275,17 @@ class Repair {
   ): void {
     for (const { code, values } of allowed) {
       const what = String(values["what"] ?? "");
-      if (/^merge item 60\./.test(what) && /^(block-|btree-|ref-range|root-|merge)/.test(code)) {
+      if (
+        isMergeItemOf(what, ZONE_LOG_MERGE_FREEING) &&
+        /^(block-|btree-|ref-range|root-|merge)/.test(code)
+      ) {
         servers.dropFreeing();
       }
-      if (code === "root-pad" && /^merge item/.test(what)) servers.clearPads();
-      if (/compaction \d+$/.test(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
+      if (code === "root-pad" && isMergeItem(what)) servers.clearPads();
+      if (isCompaction(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
         servers.dropCompactions();
       }
-      if (findings.serverTrees.has(what)) servers.touch(what as ServerTree);
+      if (isServerTree(what) && findings.serverTrees.has(what)) servers.touch(what);
       switch (code) {
         case "log-tree":
         case "log-tree-open":
@@ -380,7 +397,7 @@ class Repair {
     ) => {
       const keys = keysOf(items), late = lateVersions(items);
       if (bad.length + keys.length + late.length === 0 && !rootBad(what)) return;
-      const log = what !== "fs_root";
+      const log = what !== FS_ROOT;
       const damage = { bad, unwanted: keys, late, newest, log, name: what, copies };
       const { lostBlocks, unusable, doubtful, holes: left } = rewriteTree(round, root, damage);
       any = true;
@@ -394,18 +411,18 @@ class Repair {
         );
       }
     };
-    const bad = badOf("fs_root");
-    if (!round.fsRootIsOurs && !round.mergeAbandoned && (bad.length > 0 || rootBad("fs_root"))) {
+    const bad = badOf(FS_ROOT);
+    if (!round.fsRootIsOurs && !round.mergeAbandoned && (bad.length > 0 || rootBad(FS_ROOT))) {
       // Its completions can neither be spliced into a damaged fs_root nor become ranges again. Totals
       // that it had added already are found wrong by the next round.
       servers.abandonMerge();
       this.options.log?.("a log merge was given up: the next one begins anew");
     }
     if (round.fsRootIsOurs || round.mergeAbandoned) {
-      mend("fs_root", bad, "fs_root", round.sb.fsRoot, round.newest);
+      mend(FS_ROOT, bad, FS_ROOT, round.sb.fsRoot, round.newest);
     }
     for (const { lt, what } of round.items.logTrees) {
-      mend(`items of ${what}`, badOf(`items of ${what}`), what, lt.itemRoot, lt.maxItemSeq);
+      mend(itemsOf(what), badOf(itemsOf(what)), what, lt.itemRoot, lt.maxItemSeq);
     }
     if (any || round.cx.badBlocks.some((b) => isItemTree(b.tree))) return any;
     this.#mendVersions(servers, allowed);
@@ -435,7 +452,7 @@ class Repair {
       }
       const lt = byWhat.get(treeOf(values));
       const blooming = code === "bloom-bits" || code === "bloom-count" ||
-        code.startsWith("block-") && what.startsWith("bloom block of ") || code === "log-tree";
+        code.startsWith("block-") && isBloom(what) || code === "log-tree";
       if (blooming && lt !== undefined) blooms.add(lt);
     }
     for (const lt of logTrees) {
@@ -482,7 +499,7 @@ class Repair {
     const free = freeDataRuns(round.cx, round.items).map(({ start, len }) => ({ start, len }));
     const done = new Set<string>();
     for (const { values } of shared) {
-      const owner = ownerOf(values["second"]);
+      const owner = extentOf(String(values["second"]));
       if (owner === null || done.has(`${owner.ino}.${owner.iblock}`)) continue;
       done.add(`${owner.ino}.${owner.iblock}`);
       if (!copyExtent(round.cx, patch, free, owner.ino, owner.iblock)) continue;
@@ -494,8 +511,7 @@ class Repair {
 }
 
 /** Problems name a log tree, the tree of its items, or its bloom block. */
-const treeOf = (values: Values): string =>
-  String(values["what"]).replace(/^(items|bloom block) of (?=log tree )/, "");
+const treeOf = (values: Values): string => logTreeOf(String(values["what"]));
 
 /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
 function wholeHoles(
@@ -509,7 +525,7 @@ function wholeHoles(
     holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
   // fs_root has at least the root inode.
   const empty = cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode");
-  if (fsRootLost || empty) whole("fs_root");
+  if (fsRootLost || empty) whole(FS_ROOT);
   if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
     whole(LOG_TREES);
   }
@@ -524,13 +540,7 @@ function wholeHoles(
 function contradictsMerge({ code, values }: Problem): boolean {
   if (code === "item-unmerged" as ProblemCode) return true;
   return code === "merge" && !/^nr_/.test(String(values["why"])) &&
-    !/^merge item 60\./.test(String(values["what"]));
-}
-
-/** Inode and logical block of the owner that a message names. */
-function ownerOf(name: unknown): { ino: number; iblock: number } | null {
-  const m = /^inode (\d+) at block (\d+)$/.exec(String(name));
-  return m === null ? null : { ino: Number(m[1]), iblock: Number(m[2]) };
+    !isMergeItemOf(String(values["what"]), ZONE_LOG_MERGE_FREEING);
 }
 
 /** Inodes come before the entries that lead to them, what only counts comes last. */
@@ -551,9 +561,6 @@ const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
     "dir-parents",
   ] as ProblemCode[]).map((code, i) => [code, i]),
 );
-
-const isAllocator = (what: string): boolean =>
-  /^((list block of |free in )?(server_meta|meta_a|meta_f|data_a|data_f))/.test(what);
 
 function needsRecovery({ items }: CheckResult): boolean {
   return items !== null && (
@@ -577,6 +584,5 @@ function isSpaceProblem({ code, values }: Problem): boolean {
 
 function isDataSpaceProblem({ code, values }: Problem): boolean {
   if (code.startsWith("data-")) return true;
-  const what = String(values["what"] ?? "");
-  return /^(data_alloc|data_avail|data_freed)/.test(what);
+  return isDataAllocator(String(values["what"] ?? ""));
 }

@@ -35,6 +35,7 @@ import {
 } from "../../../format/srch.ts";
 import { forEachItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
+import { type ServerTree } from "../names.ts";
 import type { LogTree } from "../pass_roots.ts";
 import { refBlkno } from "../raw.ts";
 import { lockOf } from "./item_patch.ts";
@@ -42,8 +43,6 @@ import { type Round, SEQ_LIMIT } from "./round.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
 const ALL_ONES = 0xffff_ffff_ffff_ffffn;
-
-export type ServerTree = "logs_root" | "srch_root" | "log_merge" | "mounted_clients";
 
 interface Entry {
   readonly key: Key;
