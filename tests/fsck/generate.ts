@@ -1,8 +1,9 @@
 /**
  * Volumes of any number of inodes, written bottom-up in one pass over the sorted items: directories
- * of a thousand files with names, sizes, an extent each and an attribute on every tenth.
+ * of a thousand files with names, sizes, an extent each and an attribute on every tenth. Or of a
+ * shape that is hard in some way (shapes.ts).
  *
- *   deno run -A tests/fsck/generate.ts INODES META-FILE DATA-FILE
+ *   deno run -A tests/fsck/generate.ts INODES META-FILE DATA-FILE [SHAPE]
  */
 
 import { XATTR_PART_SIZE } from "../../format/constants.ts";
@@ -24,7 +25,8 @@ import {
 import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
-import { openDevice } from "../../fs/sys/device.ts";
+import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
+import { generateShape, SHAPES, shapeSize } from "./shapes.ts";
 import { type BuildItem, VolumeBuilder } from "./volume_builder.ts";
 
 const FILES_PER_DIR = 1000;
@@ -177,26 +179,34 @@ class Population {
   }
 }
 
+function open(path: string, bytes: number): BlockDevice {
+  Deno.createSync(path).close();
+  Deno.truncateSync(path, bytes);
+  return openDevice(path, { write: true, exclusive: true });
+}
+
 if (import.meta.main) {
-  const [count, metaPath, dataPath] = Deno.args;
-  const inodes = Number(count);
-  if (!(inodes > 1) || metaPath === undefined || dataPath === undefined) {
-    console.error("usage: generate.ts INODES META-FILE DATA-FILE");
+  const [count, metaPath, dataPath, shapeName] = Deno.args;
+  const inodes = Number(count), shape = SHAPES.find((s) => s === shapeName);
+  if (
+    !(inodes > 1) || metaPath === undefined || dataPath === undefined ||
+    shapeName !== undefined && shape === undefined
+  ) {
+    console.error(`usage: generate.ts INODES META-FILE DATA-FILE [${SHAPES.join(" | ")}]`);
     Deno.exit(64);
   }
-  const { metaBlocks, dataBlocks } = generatedSize(inodes);
-  const open = (path: string, bytes: number) => {
-    Deno.createSync(path).close();
-    Deno.truncateSync(path, bytes);
-    return openDevice(path, { write: true, exclusive: true });
-  };
+  const { metaBlocks, dataBlocks } = shape === undefined
+    ? generatedSize(inodes)
+    : shapeSize(shape, inodes);
   await useFastCrc32c();
   const meta = open(metaPath, metaBlocks * LG_SIZE), data = open(dataPath, dataBlocks * SM_SIZE);
   const t0 = performance.now();
-  const b = generate(meta, data, inodes);
+  const { written } = shape === undefined
+    ? generate(meta, data, inodes)
+    : generateShape(meta, data, shape, inodes);
   meta.flush();
   const seconds = (performance.now() - t0) / 1000;
-  console.log(`${inodes} inodes, ${b.written} blocks in ${seconds.toFixed(1)} s`);
+  console.log(`${inodes} ${shape ?? "inodes"}, ${written} blocks in ${seconds.toFixed(1)} s`);
   meta.close();
   data.close();
 }
