@@ -50,14 +50,18 @@ function pairs(cx: CheckContext, group: readonly Fact[], cls: number): void {
   if (cls === FACT_READDIR || cls === FACT_BACKREF) {
     const kind = cls === FACT_READDIR ? "readdir entry" : "link backref";
     const dir = num(key, 0), pos = num(key, 2);
-    const child = num((group[0] as Fact).extra, 2);
     if (sources.length > 1) report.add("dir-pos-twice", { dir, pos });
-    if (items.length === 0) report.add("entry-without-twin", { dir, pos, child, kind });
-    else if (sources.length === 0) report.add("twin-without-entry", { dir, pos, child, kind });
+    // Each inode that one of them names: mending looks for the backrefs of these.
+    const add = (code: "entry-without-twin" | "twin-without-entry" | "entry-twins-differ") => {
+      const children = new Set(group.map((f) => num(f.extra, 2)));
+      for (const child of children) report.add(code, { dir, pos, child, kind });
+    };
+    if (items.length === 0) add("entry-without-twin");
+    else if (sources.length === 0) add("twin-without-entry");
     else if (
       items.length > 1 || sources.length === 1 &&
         (items[0] as Fact).extra.some((w, i) => w !== (sources[0] as Fact).extra[i])
-    ) report.add("entry-twins-differ", { dir, pos, child, kind });
+    ) add("entry-twins-differ");
     return;
   }
   if (items.length === sources.length) return;

@@ -208,7 +208,7 @@ export class Target {
   ): Outcome {
     if (v.data.changed.length > 0) return done("clean: fields of the data device's super block");
     const seen = this.#explainer.seen(v.meta, v.data);
-    const strange = seen.filter((name) => seenReason(name) === null);
+    const strange = seen.fields.filter((name) => seenReason(name) === null);
     if (strange.length > 0) {
       return done("FAILED clean, but readers see it", `${strange.join("\n")}\n${names(changes)}`);
     }
@@ -226,7 +226,7 @@ export class Target {
       for (let i = 0; i < now.length; i++) {
         if (now[i] === before[i] || i % (index === FIXED ? SM_SIZE : LG_SIZE) < 4) continue;
         const off = index * LG_SIZE + i;
-        const reason = this.#explainer.byte(off, seen.length === 0);
+        const reason = this.#explainer.byte(off, seen);
         if (reason !== null) reasons.add(reason);
         // Items that move within their block change many bytes: what readers see decides.
         else if (!changes.some((c) => !c.explained && c.name.includes(" item "))) {

@@ -30,6 +30,7 @@ import {
   SM_SIZE,
   SUPER_BLKNO,
 } from "../../format/constants.ts";
+import type { Key } from "../../format/key.ts";
 import type { Device } from "../../fs/device.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { rawU64 } from "../../fs/check/raw.ts";
@@ -68,10 +69,19 @@ export function resolvedItems(meta: Device, data: Device): Map<string, string> {
   return items;
 }
 
+/** What readers see differently in a damaged volume. */
+export interface Seen {
+  /** The fields, named as `seenReason` knows them. */
+  readonly fields: readonly string[];
+  readonly keys: ReadonlySet<string>;
+}
+
 export class Explainer {
   readonly #trees: ReadonlyMap<number, string>;
   #items: Map<string, string> | undefined;
 
+  /** Key of the item that the byte asked for last is in. */
+  #key: Key | null = null;
   #at = -1;
   #block: BlockBytes = { buf: new Uint8Array(0), v: new DataView(new ArrayBuffer(0)) };
 
@@ -88,13 +98,14 @@ export class Explainer {
     );
   }
 
-  /** What readers see differently, as fields; null when they see the volume as it was. */
-  seen(meta: Device, data: Device): string[] {
+  /** What readers see differently. */
+  seen(meta: Device, data: Device): Seen {
     const before = this.#items ??= resolvedItems(this.meta, this.data);
-    const now = resolvedItems(meta, data), differing = new Set<string>();
+    const now = resolvedItems(meta, data), differing = new Set<string>(), keys = new Set<string>();
     for (const key of new Set([...before.keys(), ...now.keys()])) {
       const a = before.get(key), b = now.get(key);
       if (a === b) continue;
+      keys.add(key);
       const [zone, , type] = key.split(".");
       const kind = `${zone}.${type}`, struct = VALUES[kind];
       if (a === undefined || b === undefined) {
@@ -109,14 +120,20 @@ export class Explainer {
         differing.add(path === null ? `${kind} bytes` : `${kind} ${struct}.${path}`);
       });
     }
-    return [...differing];
+    return { fields: [...differing], keys };
   }
 
-  /** Why a change of one byte of the metadata device says nothing to a check; null when it must. */
-  byte(off: number, itemsAsBefore: boolean): string | null {
-    const name = this.nameOf(off);
+  /**
+   * Why a change of one byte of the metadata device says nothing to a check; null when it must.
+   * `seen`: what readers see differently now.
+   */
+  byte(off: number, seen: Seen): string | null {
+    const name = this.nameOf(off), key = this.#key;
     if (name === UNUSED || name === UNREAD) return name;
-    if (itemsAsBefore && /^(fs_root|log tree) \d/.test(name)) return "an item that no reader sees";
+    const hidden = key !== null && !seen.keys.has(key.toString());
+    if (hidden && /^(fs_root|log tree) \d/.test(name)) {
+      return "an item that no reader sees";
+    }
     return userReason(name.replace(/^(fs_root|log tree) /, "")) ?? reasonOf(name);
   }
 
@@ -155,18 +172,24 @@ export class Explainer {
 
   #inTree(b: BlockBytes, tree: string, at: number): string {
     const level = blockLevel(b);
+    this.#key = null;
     if (at < BTREE_HEADER_BYTES) return field(`${tree} level ${level}`, "btree_block", at);
     if (level === 0 && at >= LEAF_ITEM_HASH_OFF) return `${tree} leaf hash`;
     const inItems = at < BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * nrItems(b);
     for (let i = firstItem(b); i !== 0; i = nextItem(b, i)) {
       const key = itemKey(b, i), off = itemValOff(b, i);
       const kind = level > 0 ? "parent" : `${key.zone}.${key.type}`;
+      this.#key = key;
       if (inItems && at >= i && at < i + BTREE_ITEM_BYTES) {
         return field(`${tree} ${kind}`, "btree_item", at - i);
       }
       if (at < off || at >= off + itemValLen(b, i)) continue;
       if (level > 0 && at - off >= 8 && !this.mattering.has(rawU64(b.v, off))) return UNREAD;
-      const struct = level > 0 ? "block_ref" : VALUES[kind];
+      const struct = level > 0
+        ? "block_ref"
+        : isPart(kind, key.toString())
+        ? undefined
+        : VALUES[kind];
       const deletion = itemFlags(b, i) === 1 ? " (deletion)" : "";
       if (struct === undefined) return `${tree} ${kind} bytes${deletion}`;
       return field(`${tree} ${kind}`, struct, at - off);

@@ -149,6 +149,17 @@ const CASES: readonly Case[] = [
       s.editItem(entry("a/file1").dirent, (val) => Dirent.at(val).ino = v.inos.get("file3")!);
     },
   },
+  // The sum of what both inodes say is wrong: whichever comes first, the other's backref must go.
+  ...["file0", "a/b/file38"].map((other): Case => ({
+    name: `a backref of ${other} where another inode's entry is`,
+    codes: ["entry-twins-differ", "inode-nlink"],
+    damage: (s, v, entry) => {
+      const e = entry("a/file1"), ino = v.inos.get(other)!;
+      const val = s.value(e.backref)!;
+      Dirent.at(val).ino = ino;
+      s.insertItem(backrefKey(ino, e.dir, e.pos), val);
+    },
+  })),
   {
     name: "an entry of the wrong type in all three items",
     codes: ["entry-type"],

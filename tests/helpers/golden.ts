@@ -65,7 +65,10 @@ function workFolder(): string {
   if (folder === undefined) {
     const made = Deno.makeTempDirSync({ prefix: "scoutfs-golden-" });
     folder = made;
-    globalThis.addEventListener("unload", () => Deno.removeSync(made, { recursive: true }));
+    globalThis.addEventListener("unload", () => {
+      // Somebody may have tidied up the temporary files already.
+      if (existsSync(made)) Deno.removeSync(made, { recursive: true });
+    });
   }
   return folder;
 }
