@@ -416,6 +416,19 @@ export class BlockWriter {
     return true;
   }
 
+  /** As `write`, of all blocks but those of `kept`, which stay dirty. */
+  writeBut(kept: ReadonlySet<Block>): void {
+    this.checkIdle();
+    const all = this.blocks;
+    this.blocks = all.filter((b) => !kept.has(b));
+    try {
+      this.write();
+    } finally {
+      // What could not be written is dirty as before.
+      this.blocks = this.blocks.concat(all.filter((b) => kept.has(b)));
+    }
+  }
+
   /** Gives up everything dirty, as if the transaction had never been. */
   forgetAll(): void {
     for (const b of this.blocks) this.cache.forget(b);

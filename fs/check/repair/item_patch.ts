@@ -35,24 +35,26 @@ import { Inode, inodeKey, xattrTotlKey, XattrTotlVal } from "../../../format/ite
 import { Key } from "../../../format/key.ts";
 import { lockRangeOfItem } from "../../../format/lock_ranges.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
+import { BlockWriter } from "../../block_cache.ts";
 import { forEachItem, lookup, type TreeItem } from "../../btree.ts";
 import { assert } from "../../errors.ts";
 import { ItemTrees } from "../../resolve.ts";
+import { ChangeSet } from "./change_set.ts";
 import type { Round } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
 const EMPTY = new Uint8Array(0);
-/** Items that one round changes at most; the rest waits for the next. */
-const MOST = 400_000;
-/** What a changed item takes: in memory, and in a dirty block. */
-const ITEM_BYTES = 2048;
-
-interface Change {
-  readonly key: Key;
-  /** Null to delete it. */
-  readonly val: Uint8Array | null;
-}
+/** New blocks that wait in memory until they are written together. */
+const DIRTY_BLOCKS = 64;
+/** What an inode that is being changed takes, with its index items later on. */
+const EDIT_BYTES = 1024;
+/** Inodes that are being changed at a time. */
+const MOST_EDITS = 10_000;
+/** Of the memory that a repair has, what the changes of one round may take. */
+const MEMORY_SHARE = 1 / 4;
+/** Least memory for changes, so that every round changes something. */
+const LEAST_BYTES = 1 << 20;
 
 interface InodeEdit {
   /** meta_seq of the stored inode, null for one that is new. */
@@ -61,10 +63,8 @@ interface InodeEdit {
 }
 
 export class ItemPatch {
-  /** By zone and first field of the key, so that an inode's changes are together. */
-  readonly #changes = new Map<string, Map<string, Change>>();
+  readonly #changes = new ChangeSet();
   readonly #inodes = new Map<number, InodeEdit>();
-  #count = 0;
   readonly #trees: ItemTrees;
   /** Inodes more, or less, than the volume counts. */
   inodeDelta = 0;
@@ -76,8 +76,18 @@ export class ItemPatch {
     this.seq = round.nextSeq();
   }
 
+  /** No more changes should be made in this round: the rest waits for the next one. */
   get isFull(): boolean {
-    return this.#count >= Math.min(MOST, this.round.cx.memory / 4 / ITEM_BYTES);
+    const most = Math.max(LEAST_BYTES, this.round.cx.memory * MEMORY_SHARE);
+    return this.#changes.bytes + this.#inodes.size * EDIT_BYTES >= most;
+  }
+
+  /**
+   * Between two problems, when nobody holds an inode that `inode` gave out: such inodes become changes
+   * like others if they are many.
+   */
+  settle(): void {
+    if (this.#inodes.size >= MOST_EDITS) this.#settleInodes();
   }
 
   /** A number for a new inode. */
@@ -87,43 +97,43 @@ export class ItemPatch {
 
   /** The item as it is, changes of this repair included; null if there is none. Throws FsError. */
   get(key: Key): Uint8Array | null {
-    const change = this.#changes.get(group(key))?.get(key.toString());
-    if (change !== undefined) return change.val;
+    const change = this.#changes.get(key);
+    if (change !== undefined) return change === null ? null : change.slice();
     return this.#trees.item(key)?.val ?? null;
   }
 
   /** The items of [first, last], which share zone and first field, as they are. Throws FsError. */
   range(first: Key, last: Key): { key: Key; val: Uint8Array }[] {
     const items: { key: Key; val: Uint8Array }[] = [];
-    const changes = this.#changes.get(group(first));
-    for (const item of this.#trees.items(first, last)) {
-      if (changes?.has(item.key.toString()) !== true) items.push({ key: item.key, val: item.val });
-    }
-    if (changes === undefined) return items;
-    for (const { key, val } of changes.values()) {
-      if (val !== null && key.compare(first) >= 0 && key.compare(last) <= 0) {
-        items.push({ key, val });
+    const changes = this.#changes.range(first, last);
+    let change = changes.next();
+    const changedUpTo = (key: Key | null) => {
+      while (!change.done && (key === null || change.value.key.compare(key) < 0)) {
+        const { key: changed, val } = change.value;
+        if (val !== null) items.push({ key: changed, val: val.slice() });
+        change = changes.next();
       }
+    };
+    for (const item of this.#trees.items(first, last)) {
+      changedUpTo(item.key);
+      if (!change.done && change.value.key.equals(item.key)) continue;
+      items.push({ key: item.key, val: item.val });
     }
-    return items.sort((a, b) => a.key.compare(b.key));
+    changedUpTo(null);
+    return items;
   }
 
   set(key: Key, val: Uint8Array = EMPTY): void {
     assert(key.zone !== ZONE_XATTR_TOTL, "totals are changed by deltas");
-    this.#put({ key, val: val.slice() });
+    this.#put(key, val);
   }
 
   remove(key: Key): void {
-    this.#put({ key, val: null });
+    this.#put(key, null);
   }
 
-  #put(change: Change): void {
-    if (lockOf(change.key) === null) return;
-    const name = group(change.key), text = change.key.toString();
-    let changes = this.#changes.get(name);
-    if (changes === undefined) this.#changes.set(name, changes = new Map());
-    if (!changes.has(text)) this.#count++;
-    changes.set(text, change);
+  #put(key: Key, val: Uint8Array | null): void {
+    if (lockOf(key) !== null) this.#changes.put(key, val);
   }
 
   /**
@@ -176,7 +186,7 @@ export class ItemPatch {
     const delta = XattrTotlVal.alloc();
     delta.total = BigInt.asUintN(64, total - stored.total);
     delta.count = BigInt.asIntN(64, count - stored.count);
-    this.#put({ key, val: delta.bytes });
+    this.#put(key, delta.bytes);
   }
 
   /**
@@ -200,7 +210,7 @@ export class ItemPatch {
 
   /** The total stays what readers see, in a version newer than all; one that is set already stays so. */
   confirmTotal(key: Key): void {
-    if (this.#changes.get(group(key))?.has(key.toString()) === true) return;
+    if (this.#changes.get(key) !== undefined) return;
     const val = this.#trees.item(key)?.val;
     const now = val === undefined ? XattrTotlVal.alloc() : XattrTotlVal.at(val);
     this.setTotal(key.firstBig, key.secondBig, key.thirdBig, now.total, now.count);
@@ -233,17 +243,17 @@ export class ItemPatch {
   write(servers: ServerTrees): void {
     const { round } = this;
     this.#settleInodes();
-    if (this.#count === 0 && this.inodeDelta === 0) return;
-    const all: Change[] = [];
-    for (const changes of this.#changes.values()) all.push(...changes.values());
-    all.sort((a, b) => a.key.compare(b.key));
+    const { count } = this.#changes;
+    if (count === 0 && this.inodeDelta === 0) return;
     const lt = LogTrees.alloc();
-    const builder = new TreeBuilder(round.t);
-    const bloom = all.length === 0
+    // Nothing refers to these blocks before the round is committed: they need not wait in memory.
+    const writer = new BlockWriter(round.cache);
+    const builder = new TreeBuilder({ ...round.t, writer }, DIRTY_BLOCKS);
+    const bloom = count === 0
       ? null
       : new BloomBlock(round.writer.dirty(lt.bloomRef, MAGIC_BLOOM, round.alloc).v, 0);
     let lock: Key | null = null;
-    for (const { key, val } of all) {
+    for (const { key, val } of this.#changes.range(Key.ZEROS, Key.ONES)) {
       const start = lockOf(key);
       assert(start !== null, `no lock covers an item ${key}`);
       if (lock === null || !lock.equals(start)) bloom?.setKey(start);
@@ -251,6 +261,7 @@ export class ItemPatch {
       builder.add(key, val ?? EMPTY, this.seq, val === null ? ITEM_FLAG_DELETION : 0);
     }
     builder.finish(lt.itemRoot);
+    writer.write();
     lt.inodeCountDelta = this.inodeDelta;
     lt.getTransSeq = lt.commitTransSeq = lt.maxItemSeq = this.seq;
     lt.finalizeSeq = round.nextSeq();
@@ -291,8 +302,6 @@ export function lockOf(key: Key): Key | null {
 const metaSeqOf = (inode: Inode): bigint => inode.v.getBigUint64(inode.o + 8, true);
 const indexKey = (seq: bigint, ino: number): Key =>
   Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_META_SEQ, seq, ino);
-
-const group = (key: Key): string => `${key.zone}.${key.firstHi}.${key.firstLo}`;
 
 /** A key as reports print it; null if the text is none. */
 export function parseKey(text: string): Key | null {

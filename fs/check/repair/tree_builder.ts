@@ -34,7 +34,11 @@ export class TreeBuilder {
   /** A leaf as it is, not in its parent yet: the last one's bound is all-ones. */
   #leaf: { ref: Uint8Array; last: Key } | null = null;
 
-  constructor(private readonly t: WriteTree) {}
+  /**
+   * With `mostDirty` whatever is finished is written when so many blocks are dirty: the writer must be
+   * the builder's own then.
+   */
+  constructor(private readonly t: WriteTree, private readonly mostDirty: number = Infinity) {}
 
   /** Adds an item; keys ascend strictly. */
   add(key: Key, val: Uint8Array, seq = 0, flags = 0): void {
@@ -72,11 +76,16 @@ export class TreeBuilder {
       at = undefined;
     }
     if (at === undefined) {
+      if (this.t.writer.dirtyCount >= this.mostDirty) this.#writeFinished();
       at = { block: newTreeBlock(this.t, level).block, last: key };
       this.#levels[level] = at;
     }
     insertItem(at.block, key, seq, flags, val);
     at.last = key;
+  }
+
+  #writeFinished(): void {
+    this.t.writer.writeBut(new Set(this.#levels.flatMap((at) => at?.block ?? [])));
   }
 
   #close(level: number, at: Level, bound: Key): void {
