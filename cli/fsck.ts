@@ -1,57 +1,50 @@
 /**
  * `scoutfs fsck`: checks a volume that is not mounted, and mends it. The exit status has e2fsck's
  * bits: 0 no problems, 1 problems were mended, 4 problems are left, 8 the check could not be done, 16
- * wrong use.
+ * wrong use, 32 interrupted, 128 the program could not be loaded. 2, "reboot", never happens: no
+ * system boots from such a volume.
  */
 
-import {
-  type CheckOptions,
-  checkVolume,
-  isSound,
-  type Problem,
-  type Progress,
-  type Report,
-} from "../fs/check/check.ts";
+import { type CheckOptions, checkVolume, isSound } from "../fs/check/check.ts";
 import { ThreadCrew } from "../fs/check/crew.ts";
-import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
+import { checkOnline } from "../fs/check/online.ts";
+import { PathFinder } from "../fs/check/paths.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
 import { applyUndo, UndoDevice, UndoFile, type UndoIdentity } from "../fs/check/repair/undo.ts";
-import { checkOnline } from "../fs/check/online.ts";
+import type { Device } from "../fs/device.ts";
+import { EINVAL } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
-import { readSuperBlock } from "../fs/volume.ts";
-import { HostRecords } from "../net/host_record.ts";
-import { MountedClientsReader } from "../net/mounted_clients.ts";
 import { SystemClock, SystemRandom } from "../fs/sys/clock.ts";
-import { runtimeDir, stateDir } from "./mount/paths.ts";
-import { liveRecords } from "./mount/record.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
-import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
+import type { BlockDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
+import { readSuperBlock } from "../fs/volume.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
+import { NotedWrites, useOf, withDevices } from "./fsck_devices.ts";
+import { Display, type Mode } from "./fsck_display.ts";
 import { type DevicePair, devicesOf } from "./fstab.ts";
-import { ProgressLine } from "./fsck_progress.ts";
-import { Output, printError, printLine } from "./output.ts";
+import { Interrupt, MENDED } from "./interrupt.ts";
+import { liveRecords } from "./mount/record.ts";
+import { runtimeDir } from "./mount/paths.ts";
+import { printLine } from "./output.ts";
 import { parseSize } from "./parse.ts";
 import { formatSize } from "./sizes.ts";
 
-const EXIT_MENDED = 1;
 const EXIT_PROBLEMS_LEFT = 4;
 const EXIT_FAILED = 8;
 
 const MAX_DEFAULT_WORKERS = 4;
 const MAX_WORKERS = 64;
 
-/** What may be changed: nothing, what loses nothing, everything, or what the user says. */
-type Mode = "report" | "safe" | "all" | "ask";
-
 interface FsckOptions {
   readonly mode: Mode;
   readonly undo: string | undefined;
   readonly force: boolean;
   readonly json: boolean;
+  readonly verbose: boolean;
   readonly progress: boolean;
-  readonly memory: number | undefined;
+  readonly memory: number;
   /** Threads, this one among them. */
   readonly workers: number;
   readonly tempDir: string | undefined;
@@ -71,59 +64,75 @@ export const command: CommandSpec = {
       .option("--undo <file>", "before mending save what is overwritten in a new file")
       .option("--undo-apply <file>", "bring the devices back to what an undo file has saved")
       .option("-f, --force", "go on although the volume seems to be mounted somewhere")
+      .option("-v, --verbose", "show every problem, not only the first ten of each kind")
       .option("--json", "print problems and the summary as JSON, one record a line")
       .option("--progress", "show progress on standard error even where that is no terminal")
       .option("--memory <size>", "memory for large structures before they go to disk", "1G")
       .option("--workers <n>", "threads that check large volumes", String(defaultWorkers()))
       .option("--temp-dir <dir>", "directory of temporary files")
       .option("--online <mountpoint>", "check the committed state of a mounted volume, read-only")
-      .option("--explain <code>", "explain a problem code and exit")
+      .option("--explain [code]", "explain a problem code, or list all of them, and exit")
+      .addHelpText("after", STATUS_HELP)
       .action(async (metaPath, dataPath, o) => {
         if (o.explain !== undefined) {
           explain(o.explain);
           return;
         }
-        const online = o.online;
+        const { online, undoApply } = o;
         if (online === undefined && metaPath === undefined) {
           throw new UsageError("must provide metadata and data device path arguments");
         }
+        const mode = modeOf(o.changes === false, o.preen === true, o.yes === true);
+        if (online !== undefined && (metaPath !== undefined || mode === "safe" || mode === "all")) {
+          throw new UsageError("--online checks a mountpoint, and changes nothing");
+        }
+        if (o.undo !== undefined && (mode === "report" || online !== undefined)) {
+          throw new UsageError("--undo is for mending: -p, -y or a terminal to be asked on");
+        }
+        if (undoApply !== undefined && (online !== undefined || o.changes === false)) {
+          throw new UsageError(
+            "--undo-apply writes to the devices of a volume that is not mounted",
+          );
+        }
         const options: FsckOptions = {
-          mode: modeOf(o.changes === false, o.preen === true, o.yes === true),
+          mode: online === undefined ? mode : "report",
           undo: o.undo,
           force: o.force === true,
           json: o.json === true,
+          verbose: o.verbose === true,
           progress: o.progress === true,
           memory: Number(parseSize(o.memory)),
           workers: parseWorkers(o.workers),
           tempDir: o.tempDir,
         };
-        await useFastCrc32c();
-        if (online !== undefined) {
-          if (metaPath !== undefined || options.mode === "safe" || options.mode === "all") {
-            throw new UsageError("--online checks a mountpoint, and changes nothing");
-          }
-          Deno.exitCode = await checkMounted(online, options);
-          return;
+        const interrupt = await Interrupt.watch(options.json);
+        const show = new Display(options);
+        try {
+          await useFastCrc32c();
+          Deno.exitCode = online !== undefined
+            ? await checkMounted(online, options, show)
+            : await checkUnmounted(
+              metaPath ?? "",
+              dataPath,
+              undoApply,
+              options,
+              show,
+              interrupt,
+            );
+        } catch (e) {
+          if (!(e instanceof FsError)) throw e;
+          show.failure(e.message);
+          Deno.exitCode = EXIT_FAILED;
+        } finally {
+          interrupt.close();
         }
-        const { undoApply } = o;
-        const write = undoApply !== undefined || options.mode !== "report";
-        const pair = bothDevices(metaPath ?? "", dataPath);
-        if (pair === null) return;
-        const devices = { ...pair, write, exclusive: true };
-        Deno.exitCode = await withDevices(devices, (meta, data) => {
-          if (undoApply !== undefined) return undo(undoApply, meta, data);
-          return withHelp(
-            meta,
-            options,
-            (help) =>
-              options.mode === "report"
-                ? check(meta, data, options, help)
-                : mend(meta, data, options, help),
-          );
-        });
       });
   },
 };
+
+const STATUS_HELP = `
+Exit status, added up: 0 no problems, 1 problems were mended, 4 problems are left, 8 it could not be
+done, 16 wrong use, 32 interrupted, 128 the program could not be loaded.`;
 
 function modeOf(no: boolean, preen: boolean, yes: boolean): Mode {
   if (Number(no) + Number(preen) + Number(yes) > 1) {
@@ -168,104 +177,101 @@ async function withHelp(
   }
 }
 
-/** The devices as they were given, or both by fstab if one was. Says why there is no other. */
-function bothDevices(first: string, second: string | undefined): DevicePair | null {
-  if (second !== undefined) return { meta: first, data: second };
-  try {
-    return devicesOf(first);
-  } catch (e) {
-    if (!(e instanceof FsError)) throw e;
-    printError(`fsck: ${e.message}`);
-    Deno.exitCode = EXIT_FAILED;
-    return null;
-  }
+/** Options of every check, with what makes it quicker. */
+function checkOptions(o: FsckOptions, show: Display, help: Help): CheckOptions {
+  return {
+    memory: o.memory,
+    ...(o.tempDir === undefined ? {} : { tempDir: o.tempDir }),
+    onProblem: (p) => show.problem(p),
+    ...show.progress(),
+    ...help,
+  };
 }
 
-/** Opens the devices, if exclusive for this program alone; 8 when that is not possible. */
-async function withDevices(
-  devices: { meta: string; data: string; write: boolean; exclusive: boolean },
-  run: (meta: BlockDevice, data: BlockDevice) => number | Promise<number>,
+function checkUnmounted(
+  first: string,
+  second: string | undefined,
+  undoApply: string | undefined,
+  o: FsckOptions,
+  show: Display,
+  interrupt: Interrupt,
 ): Promise<number> {
-  const open: BlockDevice[] = [];
-  try {
-    const { write, exclusive } = devices;
-    for (const path of [devices.meta, devices.data]) {
-      open.push(openDevice(path, { write, exclusive }));
-    }
-    return await run(open[0] as BlockDevice, open[1] as BlockDevice);
-  } catch (e) {
-    if (!(e instanceof FsError)) throw e;
-    printError(`fsck: ${e.message}`);
-    return EXIT_FAILED;
-  } finally {
-    for (const dev of open) dev.close();
-  }
+  const pair: DevicePair = second === undefined ? devicesOf(first) : { meta: first, data: second };
+  const write = undoApply !== undefined || o.mode !== "report";
+  return withDevices({ ...pair, write, exclusive: true }, (meta, data) => {
+    if (undoApply !== undefined) return undo(undoApply, meta, data, show);
+    if (!mayUse(meta, o, show)) return EXIT_FAILED;
+    return withHelp(
+      meta,
+      o,
+      (help) =>
+        o.mode === "report"
+          ? check(meta, data, o, show, help)
+          : mend(meta, data, o, show, help, interrupt),
+    );
+  });
 }
 
 /** Whether the volume may be worked on; says why not. */
-function mayUse(meta: BlockDevice, o: FsckOptions): boolean {
-  const reasons = evidenceOfUse(meta);
+function mayUse(meta: BlockDevice, o: FsckOptions, show: Display): boolean {
+  const { reasons, ended } = useOf(meta);
   if (reasons.length === 0) return true;
-  if (o.mode !== "report" && provablyUnused(meta)) {
-    printError("fsck: its last mounts ended in a crash: their processes on this host are gone");
+  if (ended) {
+    show.remark("its last mounts ended in a crash: their processes on this host are gone");
     return true;
   }
-  printError(`fsck: ${meta.name}: the volume may be mounted somewhere:`);
-  for (const reason of reasons) printError(`  ${reason}`);
-  if (o.force) return true;
-  printError(
+  if (o.force) {
+    for (const reason of reasons) show.remark(`--force, although ${reason}`);
+    return true;
+  }
+  show.failure(`${meta.name}: the volume may be mounted somewhere:`, [
+    ...reasons,
     "If a mount ended in a crash, mounting the volume once recovers it. If no host at all has it " +
-      `mounted, --force ${o.mode === "report" ? "checks it as it is" : "recovers and mends it"}.`,
-  );
+    `mounted, --force ${o.mode === "report" ? "checks it as it is" : "recovers and mends it"}.`,
+  ]);
   return false;
 }
 
-/** All mounts that the volume speaks of ran on this host, and their processes are gone. */
-function provablyUnused(meta: BlockDevice): boolean {
-  try {
-    const { fsid } = readSuperBlock(meta).hdr;
-    const records = new HostRecords(stateDir(), fsid);
-    const rids = [
-      ...new MountedClientsReader(meta, fsid, new SystemRandom()).rids(),
-      ...runningMounts(meta),
-    ];
-    return rids.every((rid) => records.provablyDead(rid));
-  } catch (e) {
-    if (e instanceof FsError) return false;
-    throw e;
-  }
-}
-
-function check(meta: BlockDevice, data: BlockDevice, o: FsckOptions, help: Help): number {
-  if (!mayUse(meta, o)) return EXIT_FAILED;
-  const show = new Display(o);
-  const report = checkVolume(meta, data, { ...show.checkOptions(), ...help });
-  show.end(meta.name, report);
-  return isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+function check(
+  meta: BlockDevice,
+  data: BlockDevice,
+  o: FsckOptions,
+  show: Display,
+  help: Help,
+): number {
+  show.begin(new PathFinder(meta, new SystemRandom()));
+  const report = checkVolume(meta, data, checkOptions(o, show, help));
+  const status = isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+  show.end(meta.name, { report, modified: false, stopped: null, undo: null, status });
+  return status;
 }
 
 /** Checks what a mount of this host serves; the mount goes on. */
-async function checkMounted(mountpoint: string, o: FsckOptions): Promise<number> {
-  const path = Deno.realPathSync(mountpoint);
+async function checkMounted(mountpoint: string, o: FsckOptions, show: Display): Promise<number> {
+  const path = realPath(mountpoint);
   const record = liveRecords(runtimeDir()).find((r) => r.mountpoint === path);
   if (record === undefined) {
-    printError(`fsck: ${mountpoint}: no mount of this program on this host`);
+    show.failure(`${mountpoint}: no mount of this program on this host`);
     return EXIT_FAILED;
   }
   const { meta, data } = record;
   const devices = { meta, data, write: false, exclusive: false };
   const run = (metaDev: BlockDevice, dataDev: BlockDevice, help: Help): number => {
-    const show = new Display(o), options = { ...show.checkOptions(), ...help };
-    const { report, attempts, settled } = checkOnline(metaDev, dataDev, options);
-    show.end(mountpoint, report);
+    show.begin(new PathFinder(metaDev, new SystemRandom()));
+    const { report, attempts, settled } = checkOnline(
+      metaDev,
+      dataDev,
+      checkOptions(o, show, help),
+    );
+    const status = !settled ? EXIT_FAILED : isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
     if (!settled) {
-      printError(
-        `fsck: ${mountpoint}: the volume changed during each of ${attempts} attempts: what was ` +
+      show.failure(
+        `${mountpoint}: the volume changed during each of ${attempts} attempts: what was ` +
           "found may be of no meaning; check it again at a quieter time, or unmounted",
       );
-      return EXIT_FAILED;
     }
-    return isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+    show.end(mountpoint, { report, modified: false, stopped: null, undo: null, status });
+    return status;
   };
   return await withDevices(
     devices,
@@ -273,31 +279,54 @@ async function checkMounted(mountpoint: string, o: FsckOptions): Promise<number>
   );
 }
 
-function mend(meta: BlockDevice, data: BlockDevice, o: FsckOptions, help: Help): number {
-  if (!mayUse(meta, o)) return EXIT_FAILED;
-  const show = new Display(o), clock = new SystemClock();
-  const file = o.undo === undefined ? null : new UndoFile(o.undo, undoIdentity(meta, data));
-  const saved = (dev: BlockDevice, index: number) =>
-    file === null ? dev : new UndoDevice(dev, file, index);
+function realPath(path: string): string {
   try {
-    const result = repairVolume(saved(meta, 0), saved(data, 1), {
-      ...show.checkOptions(),
-      ...help,
+    return Deno.realPathSync(path);
+  } catch (e) {
+    throw new FsError(EINVAL, `${path}: ${e instanceof Error ? e.message : e}`);
+  }
+}
+
+function mend(
+  meta: BlockDevice,
+  data: BlockDevice,
+  o: FsckOptions,
+  show: Display,
+  help: Help,
+  interrupt: Interrupt,
+): number {
+  const file = o.undo === undefined ? null : new UndoFile(o.undo, undoIdentity(meta, data));
+  const devices = [meta, data].map((dev: Device, index) =>
+    new NotedWrites(file === null ? dev : new UndoDevice(dev, file, index))
+  ) as [NotedWrites, NotedWrites];
+  const modified = () => devices.some((dev) => dev.written);
+  try {
+    const { after: report, commits, stopped } = repairVolume(...devices, {
+      ...checkOptions(o, show, help),
       mode: o.mode === "safe" ? "safe" : "all",
       random: new SystemRandom(),
-      now: clock.realtime(),
+      now: new SystemClock().realtime(),
+      onRound: (n) => {
+        interrupt.roundsDone(n - 1);
+        show.begin(new PathFinder(meta, new SystemRandom()));
+      },
       log: (line) => show.note(line),
       ...(o.mode === "ask" ? { ask: (code, count) => show.ask(code, count) } : {}),
     });
-    show.end(meta.name, result.after);
-    if (result.stopped !== null) printError(`fsck: mending stopped: ${result.stopped}`);
-    if (file !== null && file.bytesSaved > 0) {
-      show.note(`${file.path} can bring the volume back: scoutfs fsck --undo-apply`);
-    }
-    const mended = result.commits > 0 ? EXIT_MENDED : 0;
-    return isSound(result.after) ? mended : mended | EXIT_PROBLEMS_LEFT;
+    const mended = commits > 0 || modified() ? MENDED : 0;
+    const status = isSound(report) ? mended : mended | EXIT_PROBLEMS_LEFT;
+    const undo = file !== null && modified() ? file.path : null;
+    show.end(meta.name, { report, modified: modified(), stopped, undo, status });
+    return status;
+  } catch (e) {
+    if (!(e instanceof FsError)) throw e;
+    show.failure(
+      e.message + (modified() ? "; mending was cut short, a second run goes on with it" : ""),
+    );
+    return EXIT_FAILED | (modified() ? MENDED : 0);
   } finally {
     file?.close();
+    if (file !== null && file.bytesSaved === 0) Deno.removeSync(file.path);
   }
 }
 
@@ -311,96 +340,34 @@ function undoIdentity(meta: BlockDevice, data: BlockDevice): UndoIdentity {
   return { fsid, devices: [meta, data].map(({ name, size }) => ({ name, size })) };
 }
 
-function undo(path: string, meta: BlockDevice, data: BlockDevice): number {
+function undo(
+  path: string,
+  meta: BlockDevice,
+  data: BlockDevice,
+  show: Display,
+): number {
   const { restored, torn } = applyUndo(path, meta, data);
-  printLine(
+  show.line(
     `${meta.name}: ${formatSize(restored)} were restored` +
       (torn ? "; the repair had been interrupted before its last write" : ""),
+    { record: "undone", volume: meta.name, bytes: restored, torn },
   );
   return 0;
 }
 
-/** What a check says while it runs, and at its end. */
-class Display {
-  readonly #output = new Output();
-  readonly #line: ProgressLine | null;
-
-  constructor(private readonly o: FsckOptions) {
-    this.#line = o.progress || Deno.stderr.isTerminal() ? new ProgressLine() : null;
-  }
-
-  checkOptions(): CheckOptions {
-    const { o } = this, line = this.#line;
-    return {
-      ...(o.memory === undefined ? {} : { memory: o.memory }),
-      ...(o.tempDir === undefined ? {} : { tempDir: o.tempDir }),
-      onProblem: (p) =>
-        this.#write(o.json ? problemJson(p) : `${p.severity}: ${p.message} [${p.code}]\n`),
-      ...(line === null ? {} : { onProgress: (p: Progress) => line.show(p) }),
-    };
-  }
-
-  note(line: string): void {
-    this.#write(this.o.json ? JSON.stringify({ record: "mended", line }) + "\n" : `${line}\n`);
-  }
-
-  ask(code: ProblemCode, count: number): boolean {
-    this.#line?.clear();
-    if (code === "not-clean") {
-      return confirm(
-        "Mounts ended in a crash. What they left behind must be taken back first. Do it?",
-      );
+function explain(code: string | true): void {
+  if (code === true) {
+    const codes = Object.keys(PROBLEMS).filter(isProblemCode);
+    const width = Math.max(...codes.map((c) => c.length));
+    for (const c of codes) {
+      const { severity, text } = PROBLEMS[c];
+      printLine(`${c.padEnd(width)}  ${severity.padEnd(7)}  ${text}`);
     }
-    const { how, mending } = PROBLEMS[code];
-    const risk = mending === "lossy" ? " This may lose information." : "";
-    return confirm(`${code}${count > 1 ? ` (${count} times)` : ""}: ${how}${risk} Do it?`);
+    return;
   }
-
-  end(name: string, report: Report): void {
-    this.#line?.clear();
-    printLine(this.o.json ? summaryJson(report) : summaryText(name, report));
+  if (!isProblemCode(code)) {
+    throw new UsageError(`no problem has the code '${code}': --explain alone lists them all`);
   }
-
-  #write(text: string): void {
-    this.#line?.clear();
-    this.#output.write(text);
-    this.#output.flush();
-  }
-}
-
-const plain = (_: string, value: unknown): unknown =>
-  typeof value === "bigint" ? value.toString() : value;
-
-function problemJson(p: Problem): string {
-  const { code, severity, message, values } = p;
-  return JSON.stringify({ record: "problem", code, severity, message, values }, plain) + "\n";
-}
-
-function summaryJson(r: Report): string {
-  return JSON.stringify({
-    record: "summary",
-    errors: r.errors,
-    warnings: r.warnings,
-    infos: r.infos,
-    codes: Object.fromEntries(r.counts),
-    cleanlyUnmounted: r.cleanlyUnmounted,
-    ...r.stats,
-  });
-}
-
-function summaryText(name: string, r: Report): string {
-  const s = r.stats;
-  const verdict = isSound(r)
-    ? "no problems"
-    : `${r.errors} errors and ${r.warnings} warnings were found`;
-  return `${name}: ${verdict}; ${s.inodes} inodes (${s.directories} directories), ` +
-    `${s.metaBlocksUsed} metadata blocks used, ${s.metaBlocksFree} free, ` +
-    `${s.dataBlocksUsed} data blocks used, ${s.dataBlocksFree} free, ` +
-    `${formatSize(s.metaBytesRead)} read`;
-}
-
-function explain(code: string): void {
-  if (!isProblemCode(code)) throw new UsageError(`no problem has the code '${code}'`);
   printLine(explanation(code));
 }
 

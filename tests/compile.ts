@@ -16,12 +16,12 @@ const ENTRIES = ["scoutfs.ts", ...commandModules(), ...workerModules()];
 
 function commandModules(): string[] {
   return [...Deno.readDirSync(`${ROOT}/cli`)]
-    .filter((e) => e.isFile && e.name.endsWith(".ts"))
+    .filter((e) => e.isFile && e.name.endsWith(".ts") && !e.name.endsWith("_worker.ts"))
     .map((e) => `cli/${e.name}`);
 }
 
 function workerModules(): string[] {
-  return ["cli/mount", "fs/check"].flatMap((dir) =>
+  return ["cli", "cli/mount", "fs/check"].flatMap((dir) =>
     [...Deno.readDirSync(`${ROOT}/${dir}`)]
       .filter((e) => e.isFile && e.name.endsWith("_worker.ts"))
       .map((e) => `${dir}/${e.name}`)

@@ -24,6 +24,7 @@ const library = Deno.dlopen("libc.so.6", {
   pread: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwrite: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwritev: { parameters: ["i32", "buffer", "i32", "i64"], result: "i32" },
+  _exit: { parameters: ["i32"], result: "void" },
   dup2: { parameters: ["i32", "i32"], result: "i32" },
   fdatasync: { parameters: ["i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
