@@ -79,7 +79,7 @@ export interface RepairOptions extends CheckOptions {
   readonly ask?: (code: ProblemCode, count: number) => boolean;
   /** One line about something that was done. */
   readonly log?: (line: string) => void;
-  /** Before the check of round 1, 2, … */
+  /** Before the check of round 1, 2, …, whose problems `onProblem` is then told. */
   readonly onRound?: (round: number) => void;
 }
 
@@ -127,7 +127,7 @@ class Repair {
         ...rest,
         onProblem: (p) => {
           findings.add(p);
-          if (n === 1) onProblem?.(p);
+          onProblem?.(p);
         },
       });
       const after = result.report;
