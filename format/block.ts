@@ -147,6 +147,10 @@ export class Timespec extends View {
   set sec(n: number) {
     setI64(this.v, this.o, n);
   }
+  /** The exact seconds, however many. */
+  get secBig(): bigint {
+    return this.v.getBigInt64(this.o, true);
+  }
   /** 0–999999999. */
   get nsec(): number {
     return this.v.getUint32(this.o + 8, true);

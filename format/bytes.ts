@@ -55,6 +55,13 @@ export function setI64(v: DataView, o: number, n: number): void {
   v.setInt32(o + 4, hi, true);
 }
 
+/** Adds `n`, below 2^32, to the 64-bit number at byte `o`, whatever it is; it wraps at 2^64. */
+export function add64(v: DataView, o: number, n: number): void {
+  const lo = v.getUint32(o, true) + n;
+  v.setUint32(o, lo, true);
+  if (lo >= TWO32) v.setUint32(o + 4, v.getUint32(o + 4, true) + 1, true);
+}
+
 function tooLarge(value: bigint): FormatError {
   return new FormatError(`64-bit value ${value} is beyond 2^53−1`);
 }

@@ -1,6 +1,6 @@
 /** Arguments and results of ioctls about one file: attributes, release, stage, waiters, moves (05 §9). */
 
-import { checkSize, getI64, getU64, setI64, setU64, View } from "./bytes.ts";
+import { checkSize, getU64, setU64, View } from "./bytes.ts";
 
 /**
  * RELEASE (05 §9.3), 24 bytes.
@@ -96,11 +96,11 @@ export class IocStatMore extends View {
   set dataSeq(n: number) {
     setU64(this.v, this.o + 8, n);
   }
-  get dataVersion(): number {
-    return getU64(this.v, this.o + 16);
+  get dataVersion(): bigint {
+    return this.v.getBigUint64(this.o + 16, true);
   }
-  set dataVersion(n: number) {
-    setU64(this.v, this.o + 16, n);
+  set dataVersion(n: bigint) {
+    this.v.setBigUint64(this.o + 16, n, true);
   }
   get onlineBlocks(): number {
     return getU64(this.v, this.o + 24);
@@ -114,11 +114,11 @@ export class IocStatMore extends View {
   set offlineBlocks(n: number) {
     setU64(this.v, this.o + 32, n);
   }
-  get crtimeSec(): number {
-    return getI64(this.v, this.o + 40);
+  get crtimeSec(): bigint {
+    return this.v.getBigInt64(this.o + 40, true);
   }
-  set crtimeSec(n: number) {
-    setI64(this.v, this.o + 40, n);
+  set crtimeSec(n: bigint) {
+    this.v.setBigInt64(this.o + 40, n, true);
   }
   get crtimeNsec(): number {
     return this.v.getUint32(this.o + 48, true);

@@ -1,11 +1,24 @@
 /** Values of filesystem items (01 §15); their keys are built in item_keys.ts. */
 
 import { Timespec } from "./block.ts";
-import { checkSize, FormatError, getU64, setI64, setU64, View } from "./bytes.ts";
+import { add64, checkSize, FormatError, getU64, setI64, setU64, View } from "./bytes.ts";
 import { INODE_FLAG_RETENTION, INODE_FLAG_TRUNCATE } from "./constants.ts";
 
 export * from "./item_keys.ts";
 export * from "./lock_ranges.ts";
+
+/** By the four bits of a mode's file type. */
+const FILE_TYPES: readonly number[] = [0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
+const REGULAR = 0o10;
+/** Fields of an inode that are below 2^52 on every volume, by their offsets. */
+const COUNTED: readonly (readonly [off: number, name: string])[] = [
+  [8, "meta_seq"],
+  [16, "data_seq"],
+  [32, "online_blocks"],
+  [40, "offline_blocks"],
+  [48, "next_readdir_pos"],
+  [56, "next_xattr_id"],
+];
 
 /**
  * An inode item's value; format version 1 stores only the first 160 bytes (01 §15.1), 168 bytes.
@@ -82,12 +95,23 @@ export class Inode extends View {
   set dataSeq(n: number) {
     setU64(this.v, this.o + 16, n);
   }
-  /** Increments whenever data contents may change. */
+  /**
+   * Increments whenever data contents may change. Restoring sets it to any number: NaN, which equals
+   * nothing, beyond 2^53−1; `dataVersionBig` is exact.
+   */
   get dataVersion(): number {
-    return getU64(this.v, this.o + 24);
+    const hi = this.v.getUint32(this.o + 28, true);
+    return hi < 0x20_0000 ? hi * 0x1_0000_0000 + this.v.getUint32(this.o + 24, true) : NaN;
   }
   set dataVersion(n: number) {
     setU64(this.v, this.o + 24, n);
+  }
+  get dataVersionBig(): bigint {
+    return this.v.getBigUint64(this.o + 24, true);
+  }
+  /** The contents may have changed. */
+  bumpDataVersion(): void {
+    add64(this.v, this.o + 24, 1);
   }
   /** Blocks of written, mapped extents (01 §15.7). */
   get onlineBlocks(): number {
@@ -117,12 +141,16 @@ export class Inode extends View {
   set nextXattrId(n: number) {
     setU64(this.v, this.o + 56, n);
   }
-  /** Change counter (i_version). */
+  /** Change counter (i_version), never meaningful as an absolute. */
   get version(): number {
     return getU64(this.v, this.o + 64);
   }
   set version(n: number) {
     setU64(this.v, this.o + 64, n);
+  }
+  /** One more change; wraps at 2^64. */
+  bumpVersion(): void {
+    add64(this.v, this.o + 64, 1);
   }
   /** Directories: 2 + subdirectories. */
   get nlink(): number {
@@ -224,6 +252,34 @@ export class Inode extends View {
     if (!this.hasProj) throw new FormatError("an inode of format version 1 has no project id");
     this.v.setBigUint64(this.o + 160, n, true);
   }
+  /**
+   * The field that makes the inode unusable, or null: a number that no volume can have reached, on
+   * which nothing could be counted, or a mode of no file type. What passes can be read and changed
+   * without a FormatError; counters can still grow by 2^52. Any time and any version is legal.
+   */
+  get fault(): string | null {
+    const { v, o } = this;
+    // The upper words of COUNTED in one look.
+    const counts = v.getUint32(o + 12, true) | v.getUint32(o + 20, true) |
+      v.getUint32(o + 36, true) | v.getUint32(o + 44, true) |
+      v.getUint32(o + 52, true) | v.getUint32(o + 60, true);
+    const type = v.getUint32(o + 84, true) >>> 12, size = v.getUint32(o + 4, true);
+    const fits = counts >>> 20 === 0 && FILE_TYPES[type] === 1 &&
+      (type === REGULAR ? size >>> 31 === 0 : size >>> 20 === 0);
+    return fits ? null : this.#faultyField(type);
+  }
+
+  #faultyField(type: number): string {
+    const { v, o } = this;
+    if (FILE_TYPES[type] !== 1) return `mode 0${this.mode.toString(8)}`;
+    for (const [off, name] of COUNTED) {
+      if (v.getUint32(o + off + 4, true) >>> 20 !== 0) {
+        return `${name} ${v.getBigUint64(o + off, true)}`;
+      }
+    }
+    return `size ${this.sizeBig}`;
+  }
+
   get hasRetention(): boolean {
     return (this.flags & INODE_FLAG_RETENTION) !== 0;
   }

@@ -52,6 +52,11 @@ export function asCorrupt(e: unknown, where: string): unknown {
   return e instanceof FormatError ? new CorruptError(`${where}: ${e.message}`) : e;
 }
 
+/** Is it damage of what is stored, rather than a device that may answer again? */
+export function isDamage(e: unknown): e is CorruptError | StaleError {
+  return e instanceof CorruptError || e instanceof StaleError;
+}
+
 /** A broken invariant of our own code. Never an answer to bad input. */
 export class AssertionError extends Error {
   override readonly name = "AssertionError";

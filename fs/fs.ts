@@ -9,7 +9,6 @@
 
 import { LG_SIZE, ROOT_INO, SM_SIZE } from "../format/constants.ts";
 import { ENOLINK } from "../format/errno.ts";
-import { inodeKey } from "../format/item_keys.ts";
 import type { SuperBlock } from "../format/super.ts";
 import { LOCK_READ } from "../format/wire.ts";
 import { BlockCache } from "./block_cache.ts";
@@ -20,7 +19,8 @@ import { DataCache } from "./data_cache.ts";
 import type { Device, ReadAhead } from "./device.ts";
 import { DirtyData } from "./dirty_data.ts";
 import type { Random, Timers } from "./env.ts";
-import { type AssertionError, CorruptError, errnoError, type FsError } from "./errors.ts";
+import { AssertionError, CorruptError, errnoError, type FsError } from "./errors.ts";
+import { findInode } from "./inode.ts";
 import { Inos } from "./inos.ts";
 import { ItemCache } from "./item_cache.ts";
 import type { ServerLink } from "./link.ts";
@@ -69,8 +69,11 @@ export interface FsHooks {
   onInvalidateInodes(firstIno: number, lastIno: number, mode: number): void | Promise<void>;
   /** The quota rules were lost. */
   onInvalidateQuota(): void;
-  /** A defect left memory inconsistent: nothing more may be written. `abort` was called. */
-  onDefect(e: AssertionError): void;
+  /**
+   * A defect left memory inconsistent, or the structures that every commit needs are damaged:
+   * nothing more may be written. `abort` was called.
+   */
+  onDefect(e: AssertionError | FsError): void;
 }
 
 export class Fs {
@@ -80,6 +83,8 @@ export class Fs {
   readonly fsid: bigint;
   /** 1 or 2. */
   readonly fmtVers: number;
+  /** Blocks of 4 KiB of the data device that files may have. */
+  readonly dataBlocks: number;
   readonly rid: bigint;
   readonly link: ServerLink;
   readonly clock: Timers;
@@ -128,6 +133,10 @@ export class Fs {
     this.superBlock = parts.superBlock;
     this.fsid = parts.superBlock.hdr.fsid;
     this.fmtVers = parts.superBlock.fmtVers;
+    this.dataBlocks = Math.min(
+      parts.superBlock.totalDataBlocks,
+      Math.floor(data.size / SM_SIZE),
+    );
     this.rid = parts.rid;
     this.link = link;
     this.clock = parts.clock;
@@ -161,7 +170,7 @@ export class Fs {
       meta,
       data,
       metaBlocks: Math.min(parts.superBlock.totalMetaBlocks, Math.floor(meta.size / LG_SIZE)),
-      dataBlocks: Math.min(parts.superBlock.totalDataBlocks, Math.floor(data.size / SM_SIZE)),
+      dataBlocks: this.dataBlocks,
       clock: parts.clock,
       items: this.items,
       roots: this.roots,
@@ -188,11 +197,9 @@ export class Fs {
   /** The connection is greeted: reads the root inode and opens the first transaction. */
   async start(): Promise<void> {
     await this.runner.run((op) => {
-      const lock = this.locks.inode(ROOT_INO);
-      op.lock(lock, LOCK_READ);
-      if (this.items.lookup(op, lock, inodeKey(ROOT_INO)) === null) {
-        throw new CorruptError("the volume has no root inode");
-      }
+      const root = findInode(op, this, ROOT_INO, LOCK_READ);
+      if (root === null) throw new CorruptError("the volume has no root inode");
+      if (!root.isDir) throw new CorruptError("the root inode is no directory");
     });
     await this.trans.open();
     this.orphans.start();
@@ -206,8 +213,8 @@ export class Fs {
     this.locks.stop();
   }
 
-  #defect(e: AssertionError): void {
-    this.log(`defect: ${e.message}`);
+  #defect(e: AssertionError | FsError): void {
+    this.log(`${e instanceof AssertionError ? "defect" : "the mount cannot go on"}: ${e.message}`);
     this.abort();
     this.hooks.onDefect(e);
   }

@@ -65,9 +65,11 @@ export class InodeHandle {
     this.dataSeq = item === null ? -1 : inode.dataSeq;
   }
 
-  /** An inode over its item's value; FormatError for a bad length. */
+  /** An inode over its item's value; CorruptError for fields that no inode has. */
   static existing(op: Op, fs: Fs, ino: number, lock: ClusterLock, item: Item): InodeHandle {
     const inode = Inode.over(item.view, item.off, item.length, fs.fmtVers);
+    const { fault } = inode;
+    if (fault !== null) throw new CorruptError(`inode ${ino}: ${fault}`);
     return new InodeHandle(op, ino, lock, item, inode);
   }
 
@@ -110,7 +112,8 @@ function validLength(fs: Fs, length: number): boolean {
 
 /**
  * Locks the inode's group in `mode` (LOCK_READ or LOCK_WRITE) and reads its item; null when it is
- * gone, EIO for a bad length. The handle's `inode` is valid until the run ends.
+ * gone, EIO for a bad length or fields that no inode has: here, once, for every operation, so that
+ * none finds out after its first change. The handle's `inode` is valid until the run ends.
  */
 export function findInode(op: Op, fs: Fs, ino: number, mode: number): InodeHandle | null {
   const lock = fs.locks.inode(ino);

@@ -256,39 +256,6 @@ export class ItemCache {
     lock.pages.splice(index, 0, ...fresh);
   }
 
-  /**
-   * It is known that nothing exists in [start, end]: the range of an inode whose number was never
-   * used before. Needs the lock in WRITE, in gather or apply.
-   */
-  markEmpty(op: Op, lock: ClusterLock, start: Key, end: Key): void {
-    assert(op.holdsLock(lock, LOCK_WRITE), "a range is declared empty without its WRITE lock");
-    assert(lock.covers(start) && lock.covers(end), "a range beyond its lock is declared empty");
-    const i = pageIndex(lock.pages, start);
-    const before = lock.pages[i];
-    const after = lock.pages[i + 1];
-    if (
-      before !== undefined && before.compareEnd(start) < 0 &&
-      (after === undefined || after.compareStart(end) > 0) &&
-      before.count < PAGE_MAX_ITEMS - 16 && before.compareEnd(start.dec()) === 0
-    ) {
-      before.end = end;
-      return;
-    }
-    this.addRead(lock, start, end, []);
-  }
-
-  /** Is all of [start, end] cached? */
-  covered(lock: ClusterLock, start: Key, end: Key): boolean {
-    let from = start;
-    for (;;) {
-      const page = this.#find(lock, from);
-      if (page === null) return false;
-      const last = page.end;
-      if (last.compare(end) >= 0) return true;
-      from = last.inc();
-    }
-  }
-
   // ---- changes (03 §9.3) ----
 
   /** A new item; gather found it absent. */

@@ -38,7 +38,7 @@
  * - Never catch what you do not know: a suspension passes through `throw`. Never await inside.
  */
 
-import { assert, AssertionError, FsError } from "./errors.ts";
+import { asCorrupt, assert, AssertionError, FsError } from "./errors.ts";
 import type { Random } from "./env.ts";
 import { EINTR, EIO } from "../format/errno.ts";
 import type { Caller } from "./caller.ts";
@@ -523,9 +523,11 @@ export class OpRunner {
     }
   }
 
-  #failed(op: Op, e: unknown): unknown {
+  #failed(op: Op, failure: unknown): unknown {
     const applying = op.applying;
     this.#end(op);
+    // What an operation reads is stored; numbers of requests were checked before.
+    const e = asCorrupt(failure, "a stored item");
     if (!applying) {
       if (e instanceof FsError && e.errno === EIO) this.#onIoError(e);
       return e;

@@ -37,7 +37,7 @@ import {
   NetResizeDevices,
 } from "../format/wire.ts";
 import type { Device } from "../fs/device.ts";
-import { FsError } from "../fs/errors.ts";
+import { asCorrupt, CorruptError, FsError } from "../fs/errors.ts";
 import type { MountedClient, ServerStore } from "./store_api.ts";
 import { StoreCore, type StoreOptions } from "./store_core.ts";
 import { checkNumbers, commitLogTrees, getLogTrees } from "./store_log_trees.ts";
@@ -72,7 +72,11 @@ export function openServerStore(
   superBuf: Uint8Array,
   options: StoreOptions,
 ): ServerStore {
-  return new Store(new StoreCore(dev, superBuf, options));
+  try {
+    return new Store(new StoreCore(dev, superBuf, options));
+  } catch (e) {
+    throw asCorrupt(e, "the server's structures");
+  }
 }
 
 /**
@@ -80,6 +84,9 @@ export function openServerStore(
  * after the last commit and are not known before lock recovery (03 §7 Note).
  */
 const COUNTER_GAP = 2 ** 20;
+
+/** Counting on must stay exact for longer than any volume lives. */
+const COUNTER_LIMIT = 2 ** 52;
 
 const EMPTY = new Uint8Array(0);
 
@@ -94,6 +101,9 @@ class Store implements ServerStore {
     core.forEachLogTrees((lt) => core.counterRaise(lt.maxItemSeq));
     core.mountedCount = this.mountedClients().length;
     if (core.mountedCount > 0) core.counterRaise(core.counter + COUNTER_GAP);
+    if (core.counter >= COUNTER_LIMIT) {
+      throw new CorruptError(`no volume has reached the sequence number ${core.counter}`);
+    }
   }
 
   get reservedMetaBlocks(): number {
@@ -133,6 +143,14 @@ class Store implements ServerStore {
   }
 
   async request(cmd: number, rid: bigint, payload: Uint8Array): Promise<Uint8Array> {
+    try {
+      return await this.answer(cmd, rid, payload);
+    } catch (e) {
+      throw asCorrupt(e, "the server's structures");
+    }
+  }
+
+  private async answer(cmd: number, rid: bigint, payload: Uint8Array): Promise<Uint8Array> {
     const { core } = this;
     switch (cmd) {
       case CMD_GET_LOG_TREES: {

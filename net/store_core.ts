@@ -14,7 +14,8 @@
  *   the device in spite of the error stays valid.
  * - Steps of work run one after the other; whatever a step leaves behind, also when it throws an
  *   FsError, is consistent, because it will be in the next commit (03 T18). Anything else that is
- *   thrown is a defect: the store stops without writing, and the server with it.
+ *   thrown is a defect: the store stops without writing, and the server with it. It also does where
+ *   its structures are found damaged, since no later attempt would fare better.
  */
 
 import type { AllocListHead, AllocRoot } from "../format/alloc.ts";
@@ -28,7 +29,7 @@ import { BlockCache, BlockWriter } from "../fs/block_cache.ts";
 import { forEachItem, prev, type Tree } from "../fs/btree.ts";
 import type { Device } from "../fs/device.ts";
 import type { Random } from "../fs/env.ts";
-import { assert, CorruptError, FsError } from "../fs/errors.ts";
+import { asCorrupt, assert, CorruptError, FsError, isDamage } from "../fs/errors.ts";
 import { extentCost, moveExtents, type Zones } from "../fs/extent_alloc.ts";
 import {
   absorbList,
@@ -53,6 +54,11 @@ export interface StoreOptions {
   schedule?: (turn: () => void) => void;
   /** One line for the administrator. */
   log?: (line: string) => void;
+  /**
+   * The server's own structures (log trees, allocators, lists) are provably damaged where a client's
+   * transaction needs them: it could only ask for ever. Nothing more is written.
+   */
+  onDamage?: (e: FsError) => void;
   /** Block cache bytes. */
   cacheBytes?: number;
   /** Instead of `metaPolicy` of net/reserve.ts: tests that want many small commits. */
@@ -105,7 +111,8 @@ export class StoreCore {
   private active: 0 | 1;
   private availRoot: 0 | 1;
   private counterValue: number;
-  private stopped = false;
+  /** Why nothing is done any more. */
+  private refusal: FsError | null = null;
   private queue: Work[] = [];
   private scheduled = false;
   private meta: MetaPolicy;
@@ -288,7 +295,7 @@ export class StoreCore {
    * §15).
    */
   run(step: Step, undo?: () => void): Promise<void> {
-    if (this.stopped) return Promise.reject(stoppedError());
+    if (this.refusal !== null) return Promise.reject(this.refusal);
     return new Promise((resolve, reject) => {
       this.queue.push({ step, undo, resolve, reject });
       this.schedule();
@@ -297,10 +304,21 @@ export class StoreCore {
 
   /** Refuses everything from now on. */
   stop(): void {
-    this.stopped = true;
+    this.refuse(new FsError(ENOLINK, "the server is stopping"));
+  }
+
+  private refuse(why: FsError): void {
+    const refusal = this.refusal ??= why;
     const queue = this.queue;
     this.queue = [];
-    for (const work of queue) work.reject(stoppedError());
+    for (const work of queue) work.reject(refusal);
+  }
+
+  /** What is stored cannot be worked on. */
+  private damaged(e: FsError): void {
+    if (this.refusal !== null) return;
+    this.refuse(e);
+    this.options.onDamage?.(e);
   }
 
   private schedule(): void {
@@ -321,8 +339,10 @@ export class StoreCore {
         this.makeRoom(finished, unfinished);
         (work.step() ? finished : unfinished).push(work);
       } catch (e) {
-        work.reject(e);
-        if (!(e instanceof FsError)) this.stop(); // a defect: nothing that it touched may be written
+        const error = asCorrupt(e, "the server's structures");
+        work.reject(error);
+        if (isDamage(error)) this.damaged(error);
+        else if (!(error instanceof FsError)) this.stop(); // a defect: what it touched stays unwritten
       }
     }
     if (finished.length + unfinished.length > 0) this.commitFor(finished, unfinished);
@@ -336,7 +356,9 @@ export class StoreCore {
   private commitFor(finished: Work[], unfinished: Work[]): { error: unknown } | null {
     try {
       this.commit();
-    } catch (error) {
+    } catch (e) {
+      const error = asCorrupt(e, "the server's structures");
+      if (isDamage(error)) this.damaged(error);
       for (const work of finished.splice(0)) {
         work.undo?.();
         work.reject(error);
@@ -363,7 +385,7 @@ export class StoreCore {
 
   /** 03 §13.4. Throws with everything dirty kept. */
   private commit(): void {
-    if (this.stopped) throw stoppedError();
+    if (this.refusal !== null) throw this.refusal;
     const { alloc } = this.tree;
     this.refillIdle();
     this.drainIdle();
@@ -407,10 +429,6 @@ export class StoreCore {
       if (!short) throw e;
     }
   }
-}
-
-function stoppedError(): FsError {
-  return new FsError(ENOLINK, "the server is stopping");
 }
 
 /** `val`, checked to have the one length that server items of its kind have (01 §19.1). */

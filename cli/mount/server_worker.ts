@@ -1,6 +1,6 @@
 /** The server of a quorum member, while this node leads, in its own isolate. */
 
-import { errnoOf } from "../../fs/errors.ts";
+import { errnoOf, FsError } from "../../fs/errors.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
 import { post } from "../../fs/sys/mailbox.ts";
@@ -12,7 +12,7 @@ import { Server } from "../../net/server.ts";
 import { openServerStore } from "../../net/store.ts";
 import { writeQuorumFile } from "./control_tree.ts";
 import type { ToQuorum, ToServer } from "./messages.ts";
-import { runWorker } from "./worker.ts";
+import { failure, runWorker } from "./worker.ts";
 
 runWorker<ToServer>((context) => {
   const { init, reactor, gate, log, tell, knownDead } = context;
@@ -41,6 +41,8 @@ runWorker<ToServer>((context) => {
         random,
         ...hooks,
         log,
+        // Whoever leads next finds the same: no commit would ever be answered.
+        onDamage: (e) => tell(failure(new FsError(e.errno, `${e.message}; run fsck`))),
         schedule: (turn) => reactor.defer(turn),
         dataDeviceSize: () => data.size,
       }),

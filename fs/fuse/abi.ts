@@ -172,7 +172,10 @@ function putTime(v: DataView, secAt: number, nsecAt: number, inode: Inode, time:
 
 /** `st_blocks` in units of 512 bytes (05 §2.2). */
 function putBlocks(v: DataView, o: number, inode: Inode): void {
-  setU64(v, o, (inode.onlineBlocks + inode.offlineBlocks) * 8);
+  // Up to 2^56, of which the upper word is that of an eighth of it.
+  const blocks = inode.onlineBlocks + inode.offlineBlocks;
+  v.setUint32(o, blocks * 8, true);
+  v.setUint32(o + 4, blocks / 0x2000_0000, true);
 }
 
 /** struct fuse_attr at byte `o` of a zeroed or reused buffer. */

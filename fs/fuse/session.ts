@@ -9,7 +9,7 @@
  */
 
 import { EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOSYS, strerror } from "../../format/errno.ts";
-import { setU64 } from "../../format/bytes.ts";
+import { FormatError, setU64 } from "../../format/bytes.ts";
 import { Cancel } from "../op.ts";
 import { assert, AssertionError, FsError } from "../errors.ts";
 import { errno, Iovecs, libc, POLLIN } from "../sys/libc.ts";
@@ -74,6 +74,8 @@ export class FuseSession {
   private readonly handle: FdHandle;
   private current: FuseRequest;
   private over = false;
+  /** The last line about a number that cannot be: it may be met again and again. */
+  private lastLine = "";
   /** Requests come faster than they are answered. */
   private several = false;
 
@@ -199,6 +201,10 @@ export class FuseSession {
     let code = EIO;
     if (e instanceof FsError) {
       code = e.errno;
+    } else if (e instanceof FormatError) {
+      const line = `error: request ${req.opcode} on inode ${req.ino}: ${e.message}`;
+      if (line !== this.lastLine) this.options.log(line);
+      this.lastLine = line;
     } else {
       const what = e instanceof AssertionError ? "assertion failed" : "defect";
       const stack = e instanceof Error ? e.stack ?? e.message : String(e);

@@ -110,7 +110,7 @@ export function setAcl(
   if (items !== null) items.apply(op, fs, now);
   else if (newMode !== mode) {
     inode.ctime.set(now.sec, now.nsec);
-    inode.version += 1;
+    inode.bumpVersion();
   }
   inode.mode = newMode;
   writeInode(op, fs, h, t);

@@ -93,6 +93,6 @@ export function setattr(op: Op, fs: Fs, ino: number, changes: AttrChanges): void
   if (mtime !== undefined) inode.mtime.set(mtime.sec, mtime.nsec);
   const changed = ctime ?? now;
   inode.ctime.set(changed.sec, changed.nsec);
-  inode.version += 1;
+  inode.bumpVersion();
   writeInode(op, fs, h, t);
 }

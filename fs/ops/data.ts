@@ -390,8 +390,8 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   touch(fs, changed);
   capability?.apply(op, fs, changed.mtime);
   changed.dataSeq = seq;
-  changed.dataVersion++;
-  changed.version++;
+  changed.bumpDataVersion();
+  changed.bumpVersion();
   writeInode(op, fs, h, seq);
   progress.start = start;
   progress.done += bytes;

@@ -41,6 +41,10 @@ export class Entry extends Dirent {
     if (nameLen < 1 || nameLen > NAME_MAX) {
       throw corruption(fs, source, `item ${item.key} has a name of ${nameLen} bytes`);
     }
+    const { view, off } = item;
+    if ((view.getUint32(off + 4, true) | view.getUint32(off + 20, true)) >>> 21 !== 0) {
+      throw new CorruptError(`entry ${item.key} has an inode number or position beyond 2^53`);
+    }
     return new Entry(item);
   }
 
@@ -104,10 +108,11 @@ export interface Link {
 }
 
 /**
- * Makes sure that the items of a new link do not exist; `findEntry` has done so for the dirent.
- * `fresh`: the inode is new, its items are known.
+ * Makes sure that the items of a new link do not exist: that no entry has its name is not enough,
+ * another name can have its hash. `fresh`: the inode is new, its items are known.
  */
 export function gatherAddLink(op: Op, fs: Fs, link: Link, fresh: boolean): void {
+  mustNotExist(op, fs, link.dirLock, direntKey(link.dir, link.hash, link.pos));
   mustNotExist(op, fs, link.dirLock, readdirKey(link.dir, link.pos));
   if (!fresh) mustNotExist(op, fs, link.inoLock, backrefKey(link.ino, link.dir, link.pos));
 }

@@ -32,21 +32,28 @@ export function nextExtent(op: Op, fs: Fs, h: InodeHandle, block: number): Exten
     extentSearchKey(h.ino, block),
     lastInodeKey(h.ino, TYPE_DATA_EXTENT),
   );
-  return item === null ? null : decodeExtent(item.key, item.val);
+  return item === null ? null : decodeExtent(item.key, item.val, fs.dataBlocks);
 }
 
-/** An extent of its item; CorruptError for what 02 §14.1 rules out. */
-export function decodeExtent(key: Key, val: Uint8Array): Extent {
-  const end = key.second;
-  const len = key.third;
+/**
+ * An extent of its item; CorruptError for what 02 §14.1 rules out, and for blocks that are not those
+ * of files on a data device of `deviceBlocks`: nothing else may be read, written or freed by it.
+ */
+export function decodeExtent(key: Key, val: Uint8Array, deviceBlocks: number): Extent {
   if (val.length !== DataExtentVal.SIZE) {
     throw new CorruptError(`data extent ${key}: value of ${val.length} bytes`);
   }
-  const { blkno, flags } = DataExtentVal.at(val);
-  const possible = len > 0 && len <= end + 1 && (flags & ~KNOWN_FLAGS) === 0 &&
-    (blkno === 0 ? flags === SEF_OFFLINE : blkno >= DATA_DEV_START_BLKNO);
-  if (!possible) throw new CorruptError(`data extent ${key}: block ${blkno}, flags ${flags}`);
-  return { start: end + 1 - len, len, blkno, flags };
+  const extent = DataExtentVal.at(val), { flags } = extent;
+  if ((key.secondHi | key.thirdHi | extent.v.getUint32(extent.o + 4, true)) >>> 21 === 0) {
+    const end = key.second, len = key.third, { blkno } = extent;
+    const possible = end <= MAX_BLOCK && len > 0 && len <= end + 1 && key.fourth === 0 &&
+      (flags & ~KNOWN_FLAGS) === 0 &&
+      (blkno === 0 ? flags === SEF_OFFLINE : flags !== SEF_OFFLINE &&
+        blkno >= DATA_DEV_START_BLKNO && blkno + len <= deviceBlocks);
+    if (possible) return { start: end + 1 - len, len, blkno, flags };
+  }
+  const blkno = extent.v.getBigUint64(extent.o, true);
+  throw new CorruptError(`data extent ${key}: block ${blkno}, flags ${flags}`);
 }
 
 export class FileExtents extends ExtentMap {
@@ -72,7 +79,7 @@ export class FileExtents extends ExtentMap {
     for (;;) {
       const item = fs.items.next(op, h.lock, key, lastKey);
       if (item === null) break;
-      const e = decodeExtent(item.key, item.val);
+      const e = decodeExtent(item.key, item.val, fs.dataBlocks);
       const before = this.#extents.at(-1);
       if (before !== undefined && before.start + before.len > e.start) {
         throw new CorruptError(`inode ${h.ino}: extents at blocks ${before.start} and ${e.start}`);

@@ -93,8 +93,8 @@ function fallocateStep(op: Op, fs: Fs, rq: FallocateRequest, progress: Progress)
     zeroBeyond(fs, endBlkno, oldSize);
     const changed = h.edit();
     changed.size = size;
-    changed.version++;
-    changed.dataVersion++;
+    changed.bumpVersion();
+    changed.bumpDataVersion();
   }
   writeInode(op, fs, h, seq);
   progress.block = reached;

@@ -46,10 +46,10 @@ export function statMore(fs: Fs, rq: IoctlRequest): IoctlReply | Promise<IoctlRe
     const out = IocStatMore.alloc();
     out.metaSeq = inode.metaSeq;
     out.dataSeq = inode.dataSeq;
-    out.dataVersion = inode.dataVersion;
+    out.dataVersion = inode.dataVersionBig;
     out.onlineBlocks = inode.onlineBlocks;
     out.offlineBlocks = inode.offlineBlocks;
-    out.crtimeSec = inode.crtime.sec;
+    out.crtimeSec = inode.crtime.secBig;
     out.crtimeNsec = inode.crtime.nsec;
     return returnsStruct(out.bytes);
   }, rq.caller);
@@ -60,15 +60,15 @@ const ATTR_X_FIELDS: readonly [bit: number, end: number, (to: IocInodeAttrX, i: 
   [
     [IOC_IAX_META_SEQ, 24, (to, i) => to.metaSeq = i.metaSeq],
     [IOC_IAX_DATA_SEQ, 32, (to, i) => to.dataSeq = i.dataSeq],
-    [IOC_IAX_DATA_VERSION, 40, (to, i) => to.dataVersion = BigInt(i.dataVersion)],
+    [IOC_IAX_DATA_VERSION, 40, (to, i) => to.dataVersion = i.dataVersionBig],
     [IOC_IAX_ONLINE_BLOCKS, 48, (to, i) => to.onlineBlocks = i.onlineBlocks],
     [IOC_IAX_OFFLINE_BLOCKS, 56, (to, i) => to.offlineBlocks = i.offlineBlocks],
     [IOC_IAX_CTIME, 68, (to, i) => {
-      to.ctimeSec = BigInt(i.ctime.sec);
+      to.ctimeSec = i.ctime.secBig;
       to.ctimeNsec = i.ctime.nsec;
     }],
     [IOC_IAX_CRTIME, 80, (to, i) => {
-      to.crtimeSec = BigInt(i.crtime.sec);
+      to.crtimeSec = i.crtime.secBig;
       to.crtimeNsec = i.crtime.nsec;
     }],
     [IOC_IAX_SIZE, 88, (to, i) => to.size = i.sizeBig],

@@ -40,8 +40,8 @@ import { CorruptError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import {
   direntType,
+  findInode,
   gatherUpdate,
-  getInode,
   InodeHandle,
   isDir,
   isLnk,
@@ -98,12 +98,31 @@ export function lookup(op: Op, fs: Fs, dir: number, name: Uint8Array): number {
     if (entry === null) return 0;
     ino = entry.ino;
   }
-  const h = readInode(op, fs, ino);
+  const h = ino === dir ? readInode(op, fs, ino) : linkedInode(op, fs, dir, ino, LOCK_READ);
   if (ino === dir && h.inode.nlink === 0) throw errnoError(ENOENT);
   op.apply();
   fs.refs.addLookup(ino);
   op.result = h;
   return ino;
+}
+
+/**
+ * The inode that an entry in `dir` leads to; with both locks held it is there and has links, or the
+ * volume is damaged.
+ */
+export function linkedInode(
+  op: Op,
+  fs: Fs,
+  dir: number,
+  ino: number,
+  mode: number,
+): InodeHandle {
+  const h = findInode(op, fs, ino, mode);
+  if (h === null) throw new CorruptError(`an entry in directory ${dir}: no inode ${ino}`);
+  if (h.inode.nlink === 0) {
+    throw new CorruptError(`an entry in directory ${dir}: inode ${ino} has no links`);
+  }
+  return h;
 }
 
 /** The directory that `ino`'s first link is in; the root is its own parent. ENOENT without links. */
@@ -133,7 +152,10 @@ interface NewInode {
   readonly nsec: number;
 }
 
-/** 02 §5.2 up to the hold: number, lock, all fields. `parent` is the directory, locked WRITE. */
+/**
+ * 02 §5.2 up to the hold: number, lock, all fields. `parent` is the directory, locked WRITE. EIO when
+ * the number is in use, which is the case where the volume counts them wrongly; the next one may not be.
+ */
 function prepareInode(
   op: Op,
   fs: Fs,
@@ -147,6 +169,11 @@ function prepareInode(
   const ino = fs.inos.peek(op, directory);
   const lock = fs.locks.inode(ino);
   op.lock(lock, LOCK_WRITE);
+  const used = fs.items.next(op, lock, firstItemKey(ino), lastInodeKey(ino, 255));
+  if (used !== null) {
+    fs.inos.take(directory);
+    throw new CorruptError(`${ino} was given out as a new inode's number, but has items`);
+  }
 
   const from = parent.inode;
   const setgid = (from.mode & S_ISGID) !== 0;
@@ -187,7 +214,6 @@ function copyProject(from: Inode, to: Inode): void {
 function storeNewInode(op: Op, fs: Fs, made: NewInode, t: number): void {
   const { h, acl } = made;
   fs.inos.take(isDir(h.inode.mode));
-  fs.items.markEmpty(op, h.lock, firstItemKey(h.ino), lastInodeKey(h.ino, 255));
   h.inode.dataSeq = t;
   storeInheritedAcl(op, fs, h, acl);
   writeInode(op, fs, h, t);
@@ -204,7 +230,7 @@ function growParent(parent: InodeHandle, name: Uint8Array, made: NewInode, subdi
   p.size += name.length;
   p.setTime(Inode.MTIME, made.sec, made.nsec);
   p.setTime(Inode.CTIME, made.sec, made.nsec);
-  p.version += 1;
+  p.bumpVersion();
   if (subdir) p.nlink += 1;
 }
 
@@ -267,6 +293,7 @@ function createEntry(
   const hash = direntHash(name);
   if (findEntry(op, fs, parent.lock, dir, name, hash) !== null) throw errnoError(EEXIST);
   const subdir = isDir(mode);
+  if (subdir && parent.inode.nlink >= LINK_MAX) throw errnoError(EMLINK);
   const made = prepareInode(op, fs, parent, mode, subdir ? 2 : 1, rdev);
   const { h } = made;
   const link = newLink(parent, hash, h);
@@ -355,11 +382,11 @@ export function link(op: Op, fs: Fs, ino: number, dir: number, name: Uint8Array)
   p.size += name.length;
   p.setTime(Inode.MTIME, sec, nsec);
   p.setTime(Inode.CTIME, sec, nsec);
-  p.version += 1;
+  p.bumpVersion();
   const i = target.edit();
   i.setTime(Inode.CTIME, sec, nsec);
   i.nlink += 1;
-  i.version += 1;
+  i.bumpVersion();
   addLink(op, fs, entry, direntType(i.mode), name);
   writeInode(op, fs, parent, t);
   writeInode(op, fs, target, t);
@@ -377,6 +404,14 @@ export function rmdir(op: Op, fs: Fs, dir: number, name: Uint8Array): void {
   removeEntry(op, fs, dir, name, true);
 }
 
+/** ENOTEMPTY unless a directory is empty; EIO when its links say that it has subdirectories. */
+export function refuseFull({ ino, inode }: InodeHandle): void {
+  if (inode.size !== 0) throw errnoError(ENOTEMPTY);
+  if (inode.nlink !== 2) {
+    throw new CorruptError(`the empty directory ${ino} has ${inode.nlink} links`);
+  }
+}
+
 /** The link of a stored entry that is to be removed; all its items are there and agree. */
 export function gatherRemoval(
   op: Op,
@@ -385,8 +420,17 @@ export function gatherRemoval(
   entry: Entry,
   target: InodeHandle,
 ): OldLink {
-  if (parent.inode.size < entry.nameLen) {
+  const { size, nlink } = parent.inode;
+  if (size < entry.nameLen) {
     throw new CorruptError(`directory ${parent.ino} is shorter than the sum of its names`);
+  }
+  if (target.isDir) {
+    if (nlink < 3) {
+      throw new CorruptError(`directory ${parent.ino} has ${nlink} links, a child too`);
+    }
+    if (target.inode.nlink < 2) {
+      throw new CorruptError(`directory ${target.ino} has ${target.inode.nlink} links`);
+    }
   }
   return gatherOldLink(op, fs, parent.ino, parent.lock, entry, target.lock);
 }
@@ -420,9 +464,9 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
   const parent = lockInode(op, fs, dir);
   const entry = findEntry(op, fs, parent.lock, dir, name, direntHash(name));
   if (entry === null) throw errnoError(ENOENT);
-  const target = getInode(op, fs, entry.ino, LOCK_WRITE);
+  const target = linkedInode(op, fs, dir, entry.ino, LOCK_WRITE);
   if (target.isDir !== directory) throw errnoError(directory ? ENOTDIR : EISDIR);
-  if (directory && target.inode.size !== 0) throw errnoError(ENOTEMPTY);
+  if (directory) refuseFull(target);
   if ((target.inode.flags & INODE_FLAG_RETENTION) !== 0) throw errnoError(EPERM);
   const link = gatherRemoval(op, fs, parent, entry, target);
   const last = isLastLink(target);
@@ -442,10 +486,10 @@ function removeEntry(op: Op, fs: Fs, dir: number, name: Uint8Array, directory: b
   p.setTime(Inode.MTIME, sec, nsec);
   p.setTime(Inode.CTIME, sec, nsec);
   p.size -= name.length;
-  p.version += 1;
+  p.bumpVersion();
   const i = target.edit();
   i.setTime(Inode.CTIME, sec, nsec);
-  i.version += 1;
+  i.bumpVersion();
   i.nlink -= 1;
   if (directory) {
     p.nlink -= 1;

@@ -35,7 +35,7 @@ import {
 } from "../../format/wire.ts";
 import { next } from "../btree.ts";
 import { sleep, type TimerId } from "../env.ts";
-import { assert, FsError } from "../errors.ts";
+import { asCorrupt, assert, CorruptError, FsError } from "../errors.ts";
 import { readForest } from "../forest.ts";
 import type { Fs } from "../fs.ts";
 import { deleteIndexItems, findInode, type InodeHandle, lockIndexItems } from "../inode.ts";
@@ -58,6 +58,8 @@ const SLICE_MS = 1;
 const SPACE_WAIT_MS = 3000;
 /** Open maps kept; each is good only for one grant of its group's lock. */
 const MAP_LIMIT = 64;
+/** Inodes whose deletion failed that are remembered, so that the log is not filled with them. */
+const UNDELETABLE_LIMIT = 1000;
 /** Upper bound of the items that one step changes. */
 const STEP_ITEMS = 12;
 /** Users' inodes begin here: the root is never deleted. */
@@ -89,6 +91,10 @@ export class Orphans {
   #timer: TimerId | null = null;
   #stopped = false;
   #scannedLogs = false;
+  /** What the log has of the last scan that stopped. */
+  #lastStop = "";
+  /** Inodes of which the log knows. */
+  readonly #undeletable = new Set<number>();
 
   constructor(private readonly fs: Fs) {
     fs.refs.onUnused = (ino, unlinked) => {
@@ -198,9 +204,16 @@ export class Orphans {
           this.#giveUp();
           return;
         }
-        this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
+        this.#notDeleted(ino, e);
       }
     }
+  }
+
+  /** Logs what keeps an inode from being deleted, once for each inode as long as they are few. */
+  #notDeleted(ino: number, e: FsError): void {
+    if (this.#undeletable.has(ino) || this.#undeletable.size === UNDELETABLE_LIMIT) return;
+    this.#undeletable.add(ino);
+    this.fs.log(`inode ${ino} could not be deleted, will be tried again: ${e.message}`);
   }
 
   /** The mount was aborted: nothing will be deleted any more. */
@@ -374,9 +387,12 @@ export class Orphans {
     const delay = this.fs.options.orphanScanDelayMs;
     const spread = 0.8 + this.fs.random.below(1000) / 2500;
     this.#timer = this.fs.clock.setTimer(delay * spread, () => {
-      this.#scanning = this.scan().catch((e: unknown) => {
+      this.#scanning = this.scan().catch((failure: unknown) => {
+        const e = asCorrupt(failure, "orphan item");
         if (!(e instanceof FsError)) throw e;
-        this.fs.log(`the scan for orphans stopped: ${e.message}`);
+        const line = `the scan for orphans stopped: ${e.message}`;
+        if (line !== this.#lastStop) this.fs.log(line);
+        this.#lastStop = line;
       }).finally(() => {
         this.#scanning = null;
         this.#schedule();
@@ -402,7 +418,14 @@ export class Orphans {
         group = itsGroup;
         map = await this.#requestMap(group);
       }
-      if (!map.test(ino % INODE_GROUP_SIZE)) await this.delete(ino);
+      if (map.test(ino % INODE_GROUP_SIZE)) continue;
+      try {
+        await this.delete(ino);
+      } catch (e) {
+        // A damaged one does not keep the others.
+        if (!(e instanceof CorruptError)) throw e;
+        this.#notDeleted(ino, e);
+      }
     }
     this.#scannedLogs = true;
   }

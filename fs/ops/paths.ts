@@ -1,17 +1,31 @@
 /** From inode numbers back to names, along link backrefs (02 §10). */
 
 import { ROOT_INO, TYPE_LINK_BACKREF } from "../../format/constants.ts";
-import { ELOOP, ENOENT } from "../../format/errno.ts";
+import { ENOENT } from "../../format/errno.ts";
 import { backrefKey, lastInodeKey } from "../../format/item_keys.ts";
 import { LOCK_READ } from "../../format/wire.ts";
-import { errnoError } from "../errors.ts";
+import { CorruptError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import type { Op } from "../op.ts";
 import { Entry } from "./entries.ts";
 
 const SLASH = 0x2f;
-/** Directories below one another; more is a loop in damaged links. */
-const MAX_DEPTH = 100_000;
+
+/** Notices when a walk from child to parent goes in a circle, within three rounds of it. */
+export class LoopCheck {
+  #mark = 0;
+  #steps = 0;
+  #limit = 1;
+
+  /** The walk comes by directory `dir`; CorruptError when it goes in a circle. */
+  pass(dir: number): void {
+    if (dir === this.#mark) throw new CorruptError(`directory ${dir} is below itself`);
+    if (++this.#steps < this.#limit) return;
+    this.#mark = dir;
+    this.#steps = 0;
+    this.#limit *= 2;
+  }
+}
 
 /** One link of an inode, found by its backref. */
 export interface Backref {
@@ -55,8 +69,9 @@ export function inoPath(op: Op, fs: Fs, ino: number, dir: number, pos: number): 
   if (first === null) throw errnoError(ENOENT);
   const names: Uint8Array[] = [first.entry.name];
   let bytes = first.entry.name.length;
+  const loop = new LoopCheck();
   for (let parent = first.dir; parent !== ROOT_INO;) {
-    if (names.length === MAX_DEPTH) throw errnoError(ELOOP);
+    loop.pass(parent);
     const up = nextBackref(op, fs, parent, 0, 0);
     if (up === null) throw errnoError(ENOENT);
     names.push(up.entry.name);

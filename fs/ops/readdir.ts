@@ -8,7 +8,7 @@ import { DIRENT_FIRST_POS, DT_DIR, NAME_MAX, TYPE_READDIR } from "../../format/c
 import { ENOTDIR } from "../../format/errno.ts";
 import { lastInodeKey, readdirKey } from "../../format/item_keys.ts";
 import { Dirent } from "../../format/items.ts";
-import { errnoError } from "../errors.ts";
+import { CorruptError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { readInode } from "../inode.ts";
 import type { Op } from "../op.ts";
@@ -53,6 +53,9 @@ export function readdir(op: Op, fs: Fs, dir: number, pos: number, visit: VisitEn
     if (nameLen < 1 || nameLen > NAME_MAX) {
       const details = `item ${page.key(i)} has a name of ${nameLen} bytes`;
       throw corruption(fs, "SC_DIRENT_READDIR_NAME_LEN", details);
+    }
+    if (vals[off + 7] !== 0 || vals[off + 6]! > 0x1f) {
+      throw new CorruptError(`entry ${page.key(i)} has an inode number beyond 2^53`);
     }
     const ino = getU64Bytes(vals, off);
     return visit(ino, page.second(i), vals[off + TYPE_OFF]!, vals, off + Dirent.SIZE, nameLen);

@@ -4,17 +4,8 @@
  * other anywhere in the cluster, so that two of them cannot make a loop together.
  */
 
-import { INODE_FLAG_RETENTION, ROOT_INO } from "../../format/constants.ts";
-import {
-  EEXIST,
-  EINVAL,
-  EISDIR,
-  ELOOP,
-  ENOENT,
-  ENOTDIR,
-  ENOTEMPTY,
-  EPERM,
-} from "../../format/errno.ts";
+import { INODE_FLAG_RETENTION, LINK_MAX, ROOT_INO } from "../../format/constants.ts";
+import { EEXIST, EINVAL, EISDIR, EMLINK, ENOENT, ENOTDIR, EPERM } from "../../format/errno.ts";
 import { direntHash } from "../../format/hash.ts";
 import { Inode } from "../../format/items.ts";
 import { LOCK_WRITE } from "../../format/wire.ts";
@@ -25,7 +16,6 @@ import {
   gatherUpdate,
   type InodeHandle,
   type InodeUpdate,
-  lockInode,
   writeInode,
 } from "../inode.ts";
 import type { Op } from "../op.ts";
@@ -35,18 +25,19 @@ import {
   gatherOrphan,
   gatherRemoval,
   isLastLink,
+  linkedInode,
   lockDirectory,
   lookupParent,
   newLink,
+  refuseFull,
 } from "./names.ts";
+import { LoopCheck } from "./paths.ts";
 
 /** renameat2's flags. */
 export const RENAME_NOREPLACE = 1;
 
 /** Upper bound of the items changed: four inodes with their index items, three links, an orphan. */
 const RENAME_ITEMS = 30;
-/** Directories below one another; more is a loop in damaged links. */
-const MAX_DEPTH = 1_000_000;
 
 /**
  * Moves `name` of `oldDir` to `newName` of `newDir`. Errors: EINVAL (other flags than NOREPLACE, a
@@ -81,16 +72,17 @@ export function rename(
     return;
   }
   if (across) refuseLoop(op, fs, oldDir, newDir, from.ino, over === null ? 0 : over.ino);
-  const oi = lockInode(op, fs, from.ino);
-  const ni = over === null ? null : lockInode(op, fs, over.ino);
+  const oi = linkedInode(op, fs, oldDir, from.ino, LOCK_WRITE);
+  const ni = over === null ? null : linkedInode(op, fs, newDir, over.ino, LOCK_WRITE);
   if (ni !== null) {
     if (oi.isDir !== ni.isDir) throw errnoError(oi.isDir ? ENOTDIR : EISDIR);
-    if (ni.isDir && ni.inode.size !== 0) throw errnoError(ENOTEMPTY);
+    if (ni.isDir) refuseFull(ni);
     if (noReplace) throw errnoError(EEXIST);
   }
   refuseRetained(oi);
   if (ni !== null) refuseRetained(ni);
 
+  if (oi.isDir && across && nd.inode.nlink >= LINK_MAX) throw errnoError(EMLINK);
   const oldLink = gatherRemoval(op, fs, od, from, oi);
   const overLink = over === null || ni === null ? null : gatherRemoval(op, fs, nd, over, ni);
   const link = newLink(nd, newHash, oi);
@@ -128,7 +120,7 @@ export function rename(
     const i = h.edit();
     if (h === od || h === nd) i.setTime(Inode.MTIME, sec, nsec);
     i.setTime(Inode.CTIME, sec, nsec);
-    i.version += 1;
+    i.bumpVersion();
     writeInode(op, fs, h, t);
   }
 }
@@ -148,8 +140,9 @@ function refuseLoop(op: Op, fs: Fs, od: number, nd: number, oi: number, ni: numb
 
 /** The direct child of `ancestor` that is `dir` or above it; 0 when it is not an ancestor. */
 function childTowards(op: Op, fs: Fs, ancestor: number, dir: number): number {
-  for (let depth = 0; dir !== ROOT_INO; depth++) {
-    if (depth === MAX_DEPTH) throw errnoError(ELOOP);
+  const loop = new LoopCheck();
+  while (dir !== ROOT_INO) {
+    loop.pass(dir);
     const parent = lookupParent(op, fs, dir);
     if (parent === ancestor) return dir;
     dir = parent;

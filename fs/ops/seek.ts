@@ -2,7 +2,7 @@
 
 import { SEF_UNWRITTEN, SM_SIZE } from "../../format/constants.ts";
 import { LOCK_READ } from "../../format/wire.ts";
-import { EINVAL, ENXIO } from "../../format/errno.ts";
+import { EINVAL, ENXIO, EOVERFLOW } from "../../format/errno.ts";
 import { errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import type { Op } from "../op.ts";
@@ -29,7 +29,8 @@ export interface FiemapExtent {
 
 /**
  * The next data or hole at or after `offset`: offline extents are data, unwritten ones holes. ENXIO
- * beyond the end of the file or when no data follows; EINVAL for another `whence`.
+ * beyond the end of the file or when no data follows; EINVAL for another `whence`; EOVERFLOW for what is
+ * found beyond 2^53.
  */
 export function lseek(op: Op, fs: Fs, ino: number, offset: number, whence: number): number {
   if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw errnoError(EINVAL);
@@ -37,9 +38,9 @@ export function lseek(op: Op, fs: Fs, ino: number, offset: number, whence: numbe
   const { size } = h.inode;
   if (offset < 0 || offset >= size) throw errnoError(ENXIO);
   const map = { next: (block: number) => nextExtent(op, fs, h, block) };
-  if (whence === SEEK_HOLE) return seekHole(map, offset, size);
-  const found = seekData(map, offset, size);
+  const found = whence === SEEK_HOLE ? seekHole(map, offset, size) : seekData(map, offset, size);
   if (found < 0) throw errnoError(ENXIO);
+  if (found > Number.MAX_SAFE_INTEGER) throw errnoError(EOVERFLOW);
   return found;
 }
 

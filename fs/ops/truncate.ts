@@ -122,12 +122,12 @@ function setSize(op: Op, fs: Fs, ino: number, size: number): Step | OfflineWait 
     step = "more";
   }
   extents.account();
-  if (size !== oldSize) changed.dataVersion++;
+  if (size !== oldSize) changed.bumpDataVersion();
   changed.size = size;
   touch(fs, changed);
   capability?.apply(op, fs, changed.mtime);
   changed.dataSeq = seq;
-  changed.version++;
+  changed.bumpVersion();
   writeInode(op, fs, h, seq);
   return step;
 }

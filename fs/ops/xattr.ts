@@ -79,6 +79,7 @@ export interface FoundXattr {
 export function readHead(item: Item): FoundXattr {
   const { key, val } = item;
   if (key.fourth !== 0) throw new CorruptError(`xattr part ${key} without a part 0`);
+  if (key.secondHi !== 0) throw new CorruptError(`xattr ${key} has a hash of more than 32 bits`);
   if (val.length < Xattr.SIZE) throw new CorruptError(`xattr ${key} of ${val.length} bytes`);
   const { nameLen, valLen } = Xattr.at(val);
   const bytes = Xattr.SIZE + nameLen + valLen;
@@ -260,15 +261,15 @@ export class XattrItems {
     found: FoundXattr | null,
     whole: Uint8Array | null,
   ): XattrItems {
-    if (found === null) return new XattrItems(h, hash, h.inode.nextXattrId, 0, whole);
-    const parts = partsOf(found.bytes);
-    for (let part = 1; part < parts; part++) readPart(op, fs, h.lock, h.ino, found, part);
-    const beyond = xattrKey(h.ino, hash, found.id, parts);
-    const last = xattrKey(h.ino, hash, found.id, LAST_PART);
+    const id = found === null ? h.inode.nextXattrId : found.id;
+    const parts = found === null ? 0 : partsOf(found.bytes);
+    for (let part = 1; part < parts; part++) readPart(op, fs, h.lock, h.ino, found!, part);
+    const beyond = xattrKey(h.ino, hash, id, parts);
+    const last = xattrKey(h.ino, hash, id, LAST_PART);
     if (fs.items.next(op, h.lock, beyond, last) !== null) {
-      throw new CorruptError(`xattr part ${beyond} or later follows the last part`);
+      throw new CorruptError(`xattr part ${beyond} or later exists, which cannot be`);
     }
-    return new XattrItems(h, hash, found.id, parts, whole);
+    return new XattrItems(h, hash, id, parts, whole);
   }
 
   /** Writes the items, and next_xattr_id, ctime and version of the inode, which is not yet stored. */
@@ -288,7 +289,7 @@ export class XattrItems {
     }
     if (this.isNew) inode.nextXattrId = id + 1;
     inode.ctime.set(now.sec, now.nsec);
-    inode.version += 1;
+    inode.bumpVersion();
   }
 }
 

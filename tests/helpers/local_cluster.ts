@@ -188,6 +188,8 @@ export interface ClusterOptions {
 }
 
 export class LocalCluster {
+  /** The server's structures are damaged; a mount in its process would end. */
+  onDamage: (e: FsError) => void = () => {};
   /** Do mounts connected from now on take the server for their own process's? */
   ownServer = true;
   readonly timers = new ManualTimers();
@@ -248,6 +250,7 @@ export class LocalCluster {
   #openStore(): ServerStore {
     return openServerStore(this.meta, this.superBytes(), {
       random: this.random,
+      onDamage: (e) => this.onDamage(e),
       sendSync: (rid) => this.#links.get(rid)?.sync(),
       cacheBytes: 32 << 20,
     });

@@ -96,7 +96,7 @@ function checkData(cluster: LocalCluster): void {
     if (key.type === TYPE_INODE) inodes.set(key.first, Inode.read(val, 2));
     if (key.type !== TYPE_DATA_EXTENT) continue;
     const list = extents.get(key.first) ?? [];
-    list.push(decodeExtent(key, val));
+    list.push(decodeExtent(key, val, cluster.superBlock().totalDataBlocks));
     extents.set(key.first, list);
   }
   for (const [ino, inode] of inodes) {

@@ -194,7 +194,7 @@ Deno.test("STAT_MORE and GET_ATTR_X", async () => {
   const ino = await make(b.m, 1, "f", S_IFREG | 0o644);
   await put(b.m, ino, 0, 5000);
   const st = IocStatMore.at((await b.call(IOC_STAT_MORE, new Uint8Array(0), { ino })).output);
-  assert.deepEqual([st.dataVersion, st.onlineBlocks, st.offlineBlocks], [1, 2, 0]);
+  assert.deepEqual([st.dataVersion, st.onlineBlocks, st.offlineBlocks], [1n, 2, 0]);
   assert.equal(st.metaSeq, b.m.fs.trans.seq);
 
   const arg = IocInodeAttrX.alloc();
