@@ -7,7 +7,7 @@ import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
-import { itemKey } from "../../format/btree_block.ts";
+import { firstItem, itemKey, itemVal, nextItem } from "../../format/btree_block.ts";
 import {
   LG_SIZE,
   SM_SIZE,
@@ -16,6 +16,7 @@ import {
   ZONE_INODE_INDEX,
 } from "../../format/constants.ts";
 import { walkBlocks } from "../../fs/btree.ts";
+import { LogTrees } from "../../format/log_trees.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { generate, generatedSize } from "./generate.ts";
 import { Key } from "../../format/key.ts";
@@ -124,6 +125,16 @@ const CASES: readonly Case[] = [
     codes: ["block-magic"],
     damage: (s) =>
       s.editBlock(s.superBlock().metaAlloc(0).root.ref.blkno, ({ buf }) => buf.fill(7)),
+  },
+  {
+    name: "a bloom block that does not exist",
+    codes: ["ref-range"],
+    damage: (s) =>
+      s.editBlock(s.superBlock().logsRoot.ref.blkno, (b) => {
+        for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+          LogTrees.at(itemVal(b, item)).bloomRef.blkno += 2 ** 40;
+        }
+      }),
   },
   {
     name: "padding and flags of the super block",

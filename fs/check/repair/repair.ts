@@ -109,6 +109,11 @@ class Repair {
   #lossy = false;
   /** Leaves of fs_root that nothing leads to are to be searched for in the next round. */
   #fsRootLost = false;
+  /**
+   * What can be found of an fs_root that has nothing left has been found. What turns up afterwards
+   * are leaves that this repair itself has written anew.
+   */
+  #fsRootSought = false;
   readonly #answers = new Map<ProblemCode, boolean>();
 
   constructor(
@@ -243,10 +248,13 @@ class Repair {
       this.options.log?.("what crashed mounts had left behind was taken back");
     }
     this.#mendServerTrees(servers, findings, allowed);
-    const holes = wholeHoles(cx, findings, allowed, this.#fsRootLost);
+    const holes = this.#wholeHoles(cx, findings, allowed);
     const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose.leaves);
     this.#salvage(round, servers, holes, loose, findings);
     this.#fsRootLost = false;
+    if (holes.some((h) => h.tree === FS_ROOT) && freeIsKnown(cx, findings)) {
+      this.#fsRootSought = true;
+    }
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
@@ -328,7 +336,7 @@ class Repair {
     allowed: readonly Problem[],
     merging: boolean,
   ): Loose {
-    const holes = wholeHoles(cx, findings, allowed, this.#fsRootLost);
+    const holes = this.#wholeHoles(cx, findings, allowed);
     for (const bad of cx.badBlocks) {
       if (!isItemTree(bad.tree) || !this.#mayMend(bad, findings)) continue;
       const hole = expectedHole(cx, bad);
@@ -336,13 +344,33 @@ class Repair {
     }
     if (holes.length === 0) return NOTHING_LOOSE;
     const { onProgress } = this.options;
-    // A volume without any free extents is one whose free space waits to be made anew.
-    const freeKnown = findings.freeKnown &&
-      (!cx.sb.metaAlloc(0).root.isEmpty || !cx.sb.metaAlloc(1).root.isEmpty);
+    const freeKnown = freeIsKnown(cx, findings);
     return findLooseLeaves(cx, holes, freeKnown, merging, (blocks, total) => {
       const share = blocks / total, bytesRead = cx.source.bytesRead;
       if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
     });
+  }
+
+  /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
+  #wholeHoles(
+    cx: CheckContext,
+    findings: Findings,
+    allowed: readonly Problem[],
+  ): Hole[] {
+    const holes: Hole[] = [];
+    const whole = (tree: string) =>
+      holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
+    // fs_root has at least the root inode.
+    const empty = cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode");
+    if (this.#fsRootLost || empty && !this.#fsRootSought) whole(FS_ROOT);
+    if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
+      whole(LOG_TREES);
+    }
+    for (const { code, values } of allowed) {
+      const what = String(values["what"]);
+      if (code === "root-height" && isItemTree(what)) whole(what);
+    }
+    return holes;
   }
 
   #salvage(
@@ -451,8 +479,7 @@ class Repair {
         servers.raiseSeq(seq);
       }
       const lt = byWhat.get(treeOf(values));
-      const blooming = code === "bloom-bits" || code === "bloom-count" ||
-        code.startsWith("block-") && isBloom(what) || code === "log-tree";
+      const blooming = code.startsWith("bloom-") || isBloom(what) || code === "log-tree";
       if (blooming && lt !== undefined) blooms.add(lt);
     }
     for (const lt of logTrees) {
@@ -513,28 +540,13 @@ class Repair {
 /** Problems name a log tree, the tree of its items, or its bloom block. */
 const treeOf = (values: Values): string => logTreeOf(String(values["what"]));
 
-/** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
-function wholeHoles(
-  cx: CheckContext,
-  findings: Findings,
-  allowed: readonly Problem[],
-  fsRootLost: boolean,
-): Hole[] {
-  const holes: Hole[] = [];
-  const whole = (tree: string) =>
-    holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
-  // fs_root has at least the root inode.
-  const empty = cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode");
-  if (fsRootLost || empty) whole(FS_ROOT);
-  if (findings.logTreesLost && allowed.some((p) => p.values["what"] === "logs_root")) {
-    whole(LOG_TREES);
-  }
-  for (const { code, values } of allowed) {
-    const what = String(values["what"]);
-    if (code === "root-height" && isItemTree(what)) whole(what);
-  }
-  return holes;
-}
+/**
+ * Whether all free metadata blocks have been found. A volume without any free extents is one whose
+ * free space waits to be made anew.
+ */
+const freeIsKnown = (cx: CheckContext, findings: Findings): boolean =>
+  findings.freeKnown &&
+  (!cx.sb.metaAlloc(0).root.isEmpty || !cx.sb.metaAlloc(1).root.isEmpty);
 
 /** A merge that cannot be ended as it stands. */
 function contradictsMerge({ code, values }: Problem): boolean {
