@@ -21,7 +21,7 @@ import type { BlockDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
 import { readSuperBlock } from "../fs/volume.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
-import { NotedWrites, useOf, withDevices } from "./fsck_devices.ts";
+import { NotedWrites, reasonAgainstPair, useOf, withDevices } from "./fsck_devices.ts";
 import { Display, type Mode } from "./fsck_display.ts";
 import { type DevicePair, devicesOf } from "./fstab.ts";
 import { Interrupt, MENDED } from "./interrupt.ts";
@@ -63,7 +63,10 @@ export const command: CommandSpec = {
       .option("-y, --yes", "mend everything that can be mended")
       .option("--undo <file>", "before mending save what is overwritten in a new file")
       .option("--undo-apply <file>", "bring the devices back to what an undo file has saved")
-      .option("-f, --force", "go on although the volume seems to be mounted somewhere")
+      .option(
+        "-f, --force",
+        "go on although the volume seems to be mounted, or a device not its own",
+      )
       .option("-v, --verbose", "show every problem, not only the first ten of each kind")
       .option("--json", "print problems and the summary as JSON, one record a line")
       .option("--progress", "show progress on standard error even where that is no terminal")
@@ -200,6 +203,8 @@ function checkUnmounted(
   const write = undoApply !== undefined || o.mode !== "report";
   return withDevices({ ...pair, write, exclusive: true }, (meta, data) => {
     if (undoApply !== undefined) return undo(undoApply, meta, data, show);
+    const wrong = o.force ? null : reasonAgainstPair(meta, data);
+    if (wrong !== null) throw new FsError(EINVAL, wrong);
     if (!mayUse(meta, o, show)) return EXIT_FAILED;
     return withHelp(
       meta,

@@ -1,8 +1,15 @@
-/** The devices of a volume that is to be checked: opened for fsck alone, and shown to be unused. */
+/**
+ * The devices of a volume that is to be checked: opened for fsck alone, not obviously the wrong ones,
+ * and shown to be unused.
+ */
 
+import { bytesEqual } from "../format/bytes.ts";
+import { EINVAL } from "../format/errno.ts";
+import type { SuperBlock } from "../format/super.ts";
 import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import type { Device } from "../fs/device.ts";
 import { FsError } from "../fs/errors.ts";
+import { findSignature } from "../fs/signatures.ts";
 import { SystemRandom } from "../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { readSuperBlock } from "../fs/volume.ts";
@@ -18,11 +25,14 @@ export interface DevicePaths {
   readonly exclusive: boolean;
 }
 
-/** Runs something with both devices open. Throws DeviceError. */
+/** Runs something with both devices open. Throws FsError. */
 export async function withDevices<T>(
   { meta, data, write, exclusive }: DevicePaths,
   run: (meta: BlockDevice, data: BlockDevice) => T | Promise<T>,
 ): Promise<T> {
+  if (isSame(meta, data)) {
+    throw new FsError(EINVAL, `${meta} and ${data} are the same device: a volume has two`);
+  }
   const metaDev = openDevice(meta, { write, exclusive });
   try {
     const dataDev = openDevice(data, { write, exclusive });
@@ -33,6 +43,49 @@ export async function withDevices<T>(
     }
   } finally {
     metaDev.close();
+  }
+}
+
+function isSame(a: string, b: string): boolean {
+  try {
+    const [x, y] = [Deno.statSync(a), Deno.statSync(b)];
+    if (x.isBlockDevice && y.isBlockDevice) return x.rdev === y.rdev;
+    return x.dev === y.dev && x.ino === y.ino;
+  } catch {
+    return false; // Opening it says what is wrong.
+  }
+}
+
+/**
+ * Why these are certainly not the two devices of one volume, in this order: swapped, of two volumes,
+ * or one without a super block that holds something else. Null when they may be.
+ */
+export function reasonAgainstPair(meta: BlockDevice, data: BlockDevice): string | null {
+  const [m, d] = [superOf(meta), superOf(data)];
+  if (m?.isMetaDev === false && d?.isMetaDev === true) {
+    return `${meta.name} is the data device, ${data.name} the metadata device: name them in this order: ` +
+      `${data.name} ${meta.name}`;
+  }
+  if (m !== null && d !== null && m.hdr.fsid !== d.hdr.fsid && !bytesEqual(m.uuid, d.uuid)) {
+    return `${meta.name} and ${data.name} belong to different volumes`;
+  }
+  for (const dev of [meta, data]) {
+    const found = findSignature(dev);
+    if (found !== undefined && found.kind !== "scoutfs") {
+      return `${dev.name}: has no super block of scoutfs, but seems to hold ${found.type}; ` +
+        "if it is the right device all the same, --force goes on";
+    }
+  }
+  return null;
+}
+
+/** The super block; null without one that can be believed. */
+function superOf(dev: BlockDevice): SuperBlock | null {
+  try {
+    return readSuperBlock(dev);
+  } catch (e) {
+    if (e instanceof FsError) return null;
+    throw e;
   }
 }
 

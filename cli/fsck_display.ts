@@ -295,8 +295,8 @@ function advice(codes: readonly CodeTally[], mode: Mode): string {
   if (mode === "all" || mode === "ask") return "fsck --explain CODE says what can be done";
   const parts: string[] = [];
   if (lossy > 0) {
-    parts.push(`fsck -y mends this, which may lose what ${lossy} of the problems are about`);
-  } else if (safe > 0) parts.push("fsck -p mends this, which loses nothing");
+    parts.push(`next: fsck -y --undo FILE, which may lose what ${lossy} of the problems are about`);
+  } else if (safe > 0) parts.push("next: fsck -p, which mends without losing anything");
   if (none > 0) parts.push(`nothing mends ${none} of the problems: fsck --explain CODE`);
   return parts.join("; ");
 }
