@@ -1,12 +1,21 @@
 /**
  * Volumes of any number of inodes, written bottom-up in one pass over the sorted items: directories
  * of a thousand files with names, sizes, an extent each and an attribute on every tenth. Or of a
- * shape that is hard in some way (shapes.ts).
+ * shape that is hard in some way (shapes.ts), or damaged in many places.
  *
- *   deno run -A tests/fsck/generate.ts INODES META-FILE DATA-FILE [SHAPE]
+ *   deno run -A tests/fsck/generate.ts INODES META-FILE DATA-FILE [SHAPE | DAMAGE]
  */
 
-import { XATTR_PART_SIZE } from "../../format/constants.ts";
+import {
+  LG_SIZE,
+  SM_SIZE,
+  TYPE_DIRENT,
+  TYPE_INODE,
+  TYPE_LINK_BACKREF,
+  XATTR_PART_SIZE,
+  ZONE_FS,
+  ZONE_INODE_INDEX,
+} from "../../format/constants.ts";
 import { direntHash, type Words, xattrNameHash } from "../../format/hash.ts";
 import {
   backrefKey,
@@ -22,7 +31,6 @@ import {
   Xattr,
   xattrKey,
 } from "../../format/items.ts";
-import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../../fs/sys/device.ts";
@@ -45,12 +53,45 @@ export function generatedSize(inodes: number): { metaBlocks: number; dataBlocks:
   };
 }
 
+/** What is wrong with all items, or with many. */
+export const DAMAGES = {
+  /** No index items at all. */
+  "no-index": ({ key }: BuildItem) => key.zone !== ZONE_INODE_INDEX,
+  /** No link backrefs at all. */
+  "no-backrefs": ({ key }: BuildItem) => key.zone !== ZONE_FS || key.type !== TYPE_LINK_BACKREF,
+  /** Every tenth file has no name. */
+  "nameless": ({ key, val }: BuildItem) =>
+    key.zone !== ZONE_FS || key.type < TYPE_DIRENT || key.type > TYPE_LINK_BACKREF ||
+    Dirent.at(val).type !== 4 || Dirent.at(val).ino % 10 !== 0,
+  /** Every hundredth file says that it has more names. */
+  "wrong-nlink": ({ key, val }: BuildItem) => {
+    if (key.zone !== ZONE_FS || key.type !== TYPE_INODE) return true;
+    const inode = Inode.at(val);
+    if (inode.mode === FILE_MODE && key.first % 100 === 7) inode.nlink = 5;
+    return true;
+  },
+} as const;
+export type Damage = keyof typeof DAMAGES;
+
+function* spoiled(
+  items: Iterable<BuildItem>,
+  keeps: (item: BuildItem) => boolean,
+): Generator<BuildItem> {
+  for (const item of items) if (keeps(item)) yield item;
+}
+
 /** Writes a volume of `inodes` inodes (the root, directories and files). */
-export function generate(meta: Device, data: Device, inodes: number): VolumeBuilder {
+export function generate(
+  meta: Device,
+  data: Device,
+  inodes: number,
+  damage?: Damage,
+): VolumeBuilder {
   const { metaBlocks, dataBlocks } = generatedSize(inodes);
   const b = new VolumeBuilder(meta, data, { fsid: 0x7357_0000_0000_0000n, metaBlocks, dataBlocks });
   const population = new Population(inodes);
-  b.super.fsRoot.copyFrom(b.tree(population.items()));
+  const items = population.items();
+  b.super.fsRoot.copyFrom(b.tree(damage === undefined ? items : spoiled(items, DAMAGES[damage])));
   b.super.seq = population.seqOf(FIRST_INO + inodes) + 1;
   b.super.nextIno = FIRST_INO + inodes;
   b.super.inodeCount = inodes;
@@ -186,13 +227,13 @@ function open(path: string, bytes: number): BlockDevice {
 }
 
 if (import.meta.main) {
-  const [count, metaPath, dataPath, shapeName] = Deno.args;
-  const inodes = Number(count), shape = SHAPES.find((s) => s === shapeName);
-  if (
-    !(inodes > 1) || metaPath === undefined || dataPath === undefined ||
-    shapeName !== undefined && shape === undefined
-  ) {
-    console.error(`usage: generate.ts INODES META-FILE DATA-FILE [${SHAPES.join(" | ")}]`);
+  const [count, metaPath, dataPath, name] = Deno.args;
+  const inodes = Number(count), shape = SHAPES.find((s) => s === name);
+  const damage = (Object.keys(DAMAGES) as Damage[]).find((d) => d === name);
+  const known = name === undefined || shape !== undefined || damage !== undefined;
+  if (!(inodes > 1) || metaPath === undefined || dataPath === undefined || !known) {
+    const names = [...SHAPES, ...Object.keys(DAMAGES)].join(" | ");
+    console.error(`usage: generate.ts INODES META-FILE DATA-FILE [${names}]`);
     Deno.exit(64);
   }
   const { metaBlocks, dataBlocks } = shape === undefined
@@ -202,11 +243,11 @@ if (import.meta.main) {
   const meta = open(metaPath, metaBlocks * LG_SIZE), data = open(dataPath, dataBlocks * SM_SIZE);
   const t0 = performance.now();
   const { written } = shape === undefined
-    ? generate(meta, data, inodes)
+    ? generate(meta, data, inodes, damage)
     : generateShape(meta, data, shape, inodes);
   meta.flush();
   const seconds = (performance.now() - t0) / 1000;
-  console.log(`${inodes} ${shape ?? "inodes"}, ${written} blocks in ${seconds.toFixed(1)} s`);
+  console.log(`${inodes} ${name ?? "inodes"}, ${written} blocks in ${seconds.toFixed(1)} s`);
   meta.close();
   data.close();
 }

@@ -269,7 +269,7 @@ Deno.test("repair: a crash while shared data blocks are copied loses nothing", a
 });
 
 Deno.test("repair: with little memory it takes more rounds to mend the same", () => {
-  const inodes = 6000, { metaBlocks, dataBlocks } = generatedSize(inodes);
+  const inodes = 9000, { metaBlocks, dataBlocks } = generatedSize(inodes);
   const meta = new MemDevice(metaBlocks * LG_SIZE), data = new MemDevice(dataBlocks * SM_SIZE);
   generate(meta, data, inodes);
   const healthy = manifest(meta, data), s = new Surgeon(meta), sb = s.superBlock();

@@ -11,9 +11,9 @@ import { compareKeyAt, Key } from "../../../format/key.ts";
 import { assert } from "../../errors.ts";
 import { viewOf } from "../raw.ts";
 
-const CHUNK_BYTES = 1 << 18;
+const CHUNK_BYTES = 1 << 16;
 /** No item has a greater value. */
-const MOST_VALUE = 1 << 16;
+const MOST_VALUE = 1 << 14;
 /** A record: its key, the length of its value or DELETED, the value. */
 const VAL_LEN = Key.SIZE;
 const VAL = Key.SIZE + 4;

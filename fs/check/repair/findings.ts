@@ -2,14 +2,15 @@
  * What a check found, in the form in which repair needs it: problems that may be mended, what is
  * known to be incomplete, which blocks have contradicting claims.
  *
- * Memory is bounded: of more problems than a round can mend the rest is left to the next round,
- * whose check reports them again.
+ * Memory is bounded: problems of items wait in a file; of more others than a round can mend the rest
+ * is left to the next round, whose check reports them again.
  */
 
 import { isSearch, isServerTree, listsFreeMetadata, type ServerTree } from "../names.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
+import { ProblemQueue } from "./problem_queue.ts";
 
 /** Problems that are kept for mending in one round, whatever memory there is. */
 const MOST = 300_000;
@@ -47,8 +48,72 @@ const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "btree-parent",
 ]);
 
+/** Inodes come before the entries that lead to them; what is not named comes last, as it was found. */
+const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
+  ([
+    "root-inode",
+    "inode-missing",
+    "inode-length",
+    "inode-field",
+    "entry-value",
+    "entry-twins-differ",
+    "entry-without-twin",
+    "twin-without-entry",
+    "entry-type",
+    "dir-name-twice",
+    "dir-parent-missing",
+    "dir-cycle",
+    "dir-parents",
+  ] as ProblemCode[]).map((code, i) => [code, i]),
+);
+
+/** Problems that only mending items looks at. There may be as many as there are items. */
+const ONLY_ITEMS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
+  "item-stale",
+  "srch-missing",
+  "srch-extra",
+  "inode-length",
+  "inode-missing",
+  "inode-field",
+  "inode-size",
+  "inode-nlink",
+  "inode-blocks",
+  "orphan-missing",
+  "orphan-extra",
+  "index-missing",
+  "index-extra",
+  "entry-value",
+  "entry-type",
+  "entry-without-twin",
+  "twin-without-entry",
+  "entry-twins-differ",
+  "dir-pos-twice",
+  "dir-name-twice",
+  "dir-next-pos",
+  "dir-parents",
+  "dir-parent-missing",
+  "dir-cycle",
+  "entries-in-file",
+  "symlink",
+  "extent-item",
+  "extent-file-overlap",
+  "extent-outside",
+  "extents-in-other",
+  "xattr",
+  "xattr-name-twice",
+  "xattr-id-twice",
+  "xattr-next-id",
+  "xattr-headless",
+  "totl",
+  "indx-missing",
+  "indx-extra",
+]);
+
 export class Findings {
+  /** What may be mended, but for problems that only mending items looks at. */
   readonly problems: Problem[] = [];
+  /** Everything that may be mended, in the order in which items are. */
+  readonly queue: ProblemQueue;
   readonly conflicts = new Set<number>();
   /** Server trees with damage of their own. */
   readonly serverTrees = new Set<ServerTree>();
@@ -67,7 +132,8 @@ export class Findings {
   readonly #limit: number;
 
   /** `memory`: bytes that a repair may use; a quarter of it is for this. */
-  constructor(private readonly memory: number) {
+  constructor(private readonly memory: number, tempDir: string | undefined) {
+    this.queue = new ProblemQueue(ITEM_ORDER.size + 1, tempDir);
     this.#limit = Math.max(LEAST, Math.min(MOST, Math.floor(memory / 8 / PROBLEM_BYTES)));
   }
 
@@ -104,8 +170,14 @@ export class Findings {
       else codes.add(code);
     }
     // What nothing mends must not take the place of what something does.
-    const mendable = PROBLEMS[code].mending !== "none";
-    if (mendable && this.problems.length < this.#limit) this.problems.push(problem);
+    if (PROBLEMS[code].mending === "none") return;
+    this.queue.push(ITEM_ORDER.get(code) ?? ITEM_ORDER.size, code, values);
+    if (ONLY_ITEMS.has(code)) return;
+    if (this.problems.length < this.#limit) this.problems.push(problem);
+  }
+
+  [Symbol.dispose](): void {
+    this.queue[Symbol.dispose]();
   }
 
   /** What is wrong with a bad block; one without damage of its own is somebody else's as well. */

@@ -42,11 +42,19 @@ import {
 import { SEQ_LIMIT } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 
+/** What a search entry takes in memory. */
+const SEARCH_BYTES = 128;
+
 export class Fixers {
   /** Search entries whose parity is to be turned. */
   readonly #search: { hash: bigint; ino: number; id: number }[] = [];
 
   constructor(private readonly scope: FixScope, private readonly servers: ServerTrees) {}
+
+  /** Search entries take memory until the round ends: the rest waits for the next one. */
+  get isFull(): boolean {
+    return this.#search.length >= Math.max(1000, this.scope.round.cx.memory / 8 / SEARCH_BYTES);
+  }
 
   /** Mends one problem; false if it is none of items, or cannot be mended. Throws FsError. */
   mend(code: ProblemCode, values: Values): boolean {

@@ -54,7 +54,7 @@ const MOST_EDITS = 10_000;
 /** Of the memory that a repair has, what the changes of one round may take. */
 const MEMORY_SHARE = 1 / 4;
 /** Least memory for changes, so that every round changes something. */
-const LEAST_BYTES = 1 << 20;
+const LEAST_BYTES = 1 << 18;
 
 interface InodeEdit {
   /** meta_seq of the stored inode, null for one that is new. */

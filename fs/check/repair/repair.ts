@@ -59,6 +59,7 @@ import { ServerTrees } from "./server_trees.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { SEQ_LIMIT } from "./round.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
+import { TempFileError } from "../temp_file.ts";
 import { mendSlots } from "./supers.ts";
 import { rewriteTree } from "./tree_rewrite.ts";
 import { BTREE_MAX_HEIGHT, ZONE_LOG_MERGE_FREEING } from "../../../format/constants.ts";
@@ -126,7 +127,8 @@ class Repair {
     let before: Report | null = null, stopped: string | null = null, last = "", fewest = Infinity;
     for (let n = 1;; n++) {
       this.options.onRound?.(n);
-      const findings = new Findings(this.options.memory ?? DEFAULT_MEMORY);
+      const { memory, tempDir } = this.options;
+      using findings = new Findings(memory ?? DEFAULT_MEMORY, tempDir);
       const { onProblem, ...rest } = this.options;
       const result = runCheck(this.meta, this.data, {
         ...rest,
@@ -183,7 +185,7 @@ class Repair {
       try {
         if (!this.#round(result, findings)) return done();
       } catch (e) {
-        if (!(e instanceof FsError)) throw e;
+        if (!(e instanceof FsError) || e instanceof TempFileError) throw e;
         stopped = e.message;
         return done();
       }
@@ -258,7 +260,7 @@ class Repair {
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
-    if (!structure && readable) this.#mendItems(round, servers, allowed);
+    if (!structure && readable) this.#mendItems(round, servers, findings, report, allowed);
     if (allowed.some(isSpaceProblem)) round.changed = true;
     const slots = allowed.filter((p) => p.code === "super-slot");
     mendSlots(round.sb, this.data, [...new Set(slots.map((p) => Number(p.values["slot"])))]);
@@ -270,7 +272,11 @@ class Repair {
       round.changed = true;
     }
     if (!round.changed) return false;
-    if (allowed.some((p) => PROBLEMS[p.code].mending === "lossy")) this.#lossy = true;
+    const codes = [...allowed.map((p) => p.code), ...findings.queue.codes];
+    const mended = (code: ProblemCode) => this.#answers.get(code) === true;
+    if (codes.some((code) => PROBLEMS[code].mending === "lossy" && mended(code))) {
+      this.#lossy = true;
+    }
     servers.write();
     round.commit();
     return true;
@@ -488,7 +494,13 @@ class Repair {
     }
   }
 
-  #mendItems(round: Round, servers: ServerTrees, allowed: readonly Problem[]): void {
+  #mendItems(
+    round: Round,
+    servers: ServerTrees,
+    findings: Findings,
+    report: Report,
+    allowed: readonly Problem[],
+  ): void {
     const lossy = this.options.mode === "all";
     const patch = new ItemPatch(round);
     if (allowed.some(contradictsMerge)) {
@@ -499,18 +511,19 @@ class Repair {
     const entries = new Entries(patch, this.options.now, lossy);
     const scope = new FixScope(round, patch, entries, lossy);
     const fixers = new Fixers(scope, servers);
-    const problems = allowed.map((p) => ({ p, order: ITEM_ORDER.get(p.code) ?? ITEM_ORDER.size }))
-      .sort((a, b) => a.order - b.order);
     let mended = false;
-    for (const { p } of problems) {
-      if (patch.isFull) break;
+    findings.queue.forEach((code, values) => {
+      if (patch.isFull || fixers.isFull) return false;
+      if (!this.#may(code, report.counts.get(code) ?? 1)) return true;
+      patch.settle();
       try {
-        if (fixers.mend(p.code, p.values)) mended = true;
+        if (fixers.mend(code, values)) mended = true;
       } catch (e) {
         // What it needs cannot be read, or no key can name it: the next round looks again.
         if (!(e instanceof FsError || e instanceof FormatError)) throw e;
       }
-    }
+      return true;
+    });
     const shared = allowed.filter((p) => p.code === "data-block-twice");
     if (shared.length > 0 && this.#copyShared(round, patch, shared)) mended = true;
     fixers.finish();
@@ -554,25 +567,6 @@ function contradictsMerge({ code, values }: Problem): boolean {
   return code === "merge" && !/^nr_/.test(String(values["why"])) &&
     !isMergeItemOf(String(values["what"]), ZONE_LOG_MERGE_FREEING);
 }
-
-/** Inodes come before the entries that lead to them, what only counts comes last. */
-const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
-  ([
-    "root-inode",
-    "inode-missing",
-    "inode-length",
-    "inode-field",
-    "entry-value",
-    "entry-twins-differ",
-    "entry-without-twin",
-    "twin-without-entry",
-    "entry-type",
-    "dir-name-twice",
-    "dir-parent-missing",
-    "dir-cycle",
-    "dir-parents",
-  ] as ProblemCode[]).map((code, i) => [code, i]),
-);
 
 function needsRecovery({ items }: CheckResult): boolean {
   return items !== null && (
