@@ -4,7 +4,8 @@
  * them. The checking thread fetches that without returning to its event loop.
  *
  * A thread is started when there is a job that is worth it, and kept for the next one. If one fails,
- * the check fails: its error is thrown where the results are fetched.
+ * the check fails: its error is thrown where the results are fetched. If one is gone without a word, the
+ * check fails when it waits for somebody next: it looks whether the kernel still has its threads.
  */
 
 import { receiveMessageOnPort } from "node:worker_threads";
@@ -27,7 +28,8 @@ export const MERGED = 1;
 /** Counts whatever somebody may be waiting for. */
 export const EVENTS = 2;
 export const STOPPED = 3;
-const WORDS = 4;
+/** From here on the kernel's number of each helper's thread, once it has begun. */
+const THREADS = 4;
 
 /** Sent to a helper. */
 export interface HelperJob {
@@ -37,6 +39,8 @@ export interface HelperJob {
   readonly ahead: number;
   readonly shared: Int32Array<SharedArrayBuffer>;
   readonly meta: SharedDevice;
+  /** Which of the helpers it is. */
+  readonly helper: number;
 }
 
 /** Posted by a helper. */
@@ -65,6 +69,12 @@ export function takeUnit(shared: Int32Array, units: number, ahead: number): numb
     if (next >= units || next >= Atomics.load(shared, MERGED) + ahead) return null;
     if (Atomics.compareExchange(shared, NEXT, next, next + 1) === next) return next;
   }
+}
+
+/** Said by a helper before it takes its first unit of a job. */
+export function tellPresence(j: HelperJob): void {
+  const thread = /\/task\/(\d+)$/.exec(Deno.readLinkSync("/proc/thread-self"))?.[1];
+  Atomics.store(j.shared, THREADS + j.helper, Number(thread ?? 0));
 }
 
 export function tellEvent(shared: Int32Array): void {
@@ -96,6 +106,8 @@ interface Helper {
 
 /** Without a sign of a helper that has units for so long, it is given up. */
 const SILENCE_MS = 600_000;
+/** After so long without a sign it is seen whether all helpers are still there. */
+const PULSE_MS = 500;
 
 /** Gives jobs to whoever helps. */
 export interface Crew {
@@ -120,10 +132,13 @@ export class ThreadCrew implements Crew {
 
   begin(job: ItemJob, units: number, ahead: number): Turns {
     while (this.#helpers.length < this.helpers) this.#helpers.push(this.#start());
-    const shared = new Int32Array(new SharedArrayBuffer(4 * WORDS));
+    const shared = new Int32Array(new SharedArrayBuffer(4 * (THREADS + this.helpers)));
     const nr = ++this.#job;
-    const message: HelperJob = { nr, job, units, ahead, shared, meta: this.meta };
-    for (const { port } of this.#helpers) port.postMessage(message);
+    for (const [helper, { port }] of this.#helpers.entries()) {
+      port.postMessage(
+        { nr, job, units, ahead, shared, meta: this.meta, helper } satisfies HelperJob,
+      );
+    }
     return {
       take: () => takeUnit(shared, units, ahead),
       results: () => this.#results(shared),
@@ -188,9 +203,26 @@ export class ThreadCrew implements Crew {
   }
 
   #wait(shared: Int32Array): void {
-    if (Atomics.wait(shared, EVENTS, this.#seen, SILENCE_MS) === "timed-out") {
-      throw new FsError(EIO, "a thread of the check does not answer any more");
+    for (let silent = 0; silent < SILENCE_MS; silent += PULSE_MS) {
+      if (Atomics.wait(shared, EVENTS, this.#seen, PULSE_MS) !== "timed-out") return;
+      const gone = shared.subarray(THREADS).some((thread) => thread !== 0 && !isAlive(thread));
+      // The last thing that it did may have been to say why.
+      if (gone && Atomics.load(shared, EVENTS) === this.#seen) {
+        throw new FsError(EIO, "a thread of the check has ended without a word");
+      }
     }
+    throw new FsError(EIO, "a thread of the check does not answer any more");
+  }
+}
+
+/** Whether a thread of this process is still there. */
+function isAlive(thread: number): boolean {
+  try {
+    Deno.statSync(`/proc/self/task/${thread}`);
+    return true;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return false;
+    throw e;
   }
 }
 

@@ -11,6 +11,7 @@ import {
   STOPPED,
   takeUnit,
   tellEvent,
+  tellPresence,
 } from "./crew.ts";
 import { sentResult } from "./item_job.ts";
 import { MetaSource } from "./source.ts";
@@ -18,6 +19,7 @@ import { UnitRunner } from "./unit_runner.ts";
 import { SuperBlock } from "../../format/super.ts";
 
 function work(j: HelperJob, post: (m: HelperMessage, transfer: ArrayBuffer[]) => void): void {
+  tellPresence(j);
   const { job, units, ahead, shared } = j, { name, fd, size, isBlockDevice, direct } = j.meta;
   // The descriptor belongs to the thread that checks, which closes it.
   const meta = new BlockDevice(name, fd, size, isBlockDevice, direct, { write: false });
@@ -41,10 +43,11 @@ function work(j: HelperJob, post: (m: HelperMessage, transfer: ArrayBuffer[]) =>
 /** The isolate's own side of a Worker. */
 const scope = self as unknown as { onmessage: ((e: MessageEvent<MessagePort>) => void) | null };
 
-scope.onmessage = async ({ data: port }) => {
-  await useFastCrc32c();
-  port.onmessage = ({ data }: MessageEvent<HelperJob>) => {
+scope.onmessage = ({ data: port }) => {
+  const ready = useFastCrc32c();
+  port.onmessage = async ({ data }: MessageEvent<HelperJob>) => {
     try {
+      await ready;
       work(data, (message, transfer) => port.postMessage(message, transfer));
     } catch (e) {
       const message = e instanceof Error ? e.message : String(e);

@@ -173,3 +173,19 @@ Deno.test("units: a helper that fails fails the check", async () => {
     await crew.close();
   });
 });
+
+Deno.test("units: a helper that is gone without a word fails the check at once", async () => {
+  for (const how of ["throws", "closes"]) {
+    await withFiles(null, async (meta, data) => {
+      const url = new URL(`./broken_helper.ts?${how}`, import.meta.url);
+      const crew = new ThreadCrew(1, meta, url);
+      assert.throws(
+        () => checkVolume(meta, data, { unitLeaves: 1, crew: new Lazy(crew) }),
+        /a thread of the check has ended without a word/,
+      );
+      // What it did not catch becomes known when the check is over.
+      if (how === "throws") await assert.rejects(crew.close(), /nobody catches this/);
+      else await crew.close();
+    });
+  }
+});
