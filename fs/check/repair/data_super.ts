@@ -2,17 +2,20 @@
  * The data device's super block, made to agree with that of the metadata device. It is written only to
  * a device that belongs to the volume:
  *
- * - fsid or uuid are the volume's; or
+ * - fsid or uuid are the volume's, or enough bytes of them that no chance explains it; or
  * - the super block is damaged, and what is left of it is the volume's: both totals, or the quorum
  *   slots; or
  * - nothing is left of it, the device holds nothing that is known, it is large enough, and where files
  *   of the volume have data there is some.
  *
- * A whole super block of another volume is never overwritten, nor one of a metadata device.
+ * A whole super block of another volume is never overwritten, unless the user says that the device is
+ * the right one; one of a metadata device never is (super_blocks.ts).
  */
 
 import { bytesEqual } from "../../../format/bytes.ts";
 import {
+  FMT_VERS_MAX,
+  FMT_VERS_MIN,
   MAGIC_SUPER,
   SEF_OFFLINE,
   SEF_UNWRITTEN,
@@ -28,11 +31,12 @@ import { SuperBlock } from "../../../format/super.ts";
 import { BlockCache } from "../../block_cache.ts";
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
-import { DeviceError, FsError } from "../../errors.ts";
+import { assert, DeviceError, FsError } from "../../errors.ts";
 import { ItemTrees } from "../../resolve.ts";
 import { findSignature } from "../../signatures.ts";
 import { fieldU64, isZero, rawU64, viewOf } from "../raw.ts";
 import { readSuper } from "./supers.ts";
+import { isRelated } from "./volume_identity.ts";
 
 /** Allocators and roots in a super block: of no meaning on the data device. */
 const ROOTS = 600;
@@ -50,22 +54,23 @@ export interface DataSuper {
 
 const refuse = (refused: string): DataSuper => ({ written: false, note: null, refused });
 
-export function mendDataSuper(meta: Device, data: Device, random: Random): DataSuper {
+/** `trusted`: the user says that the device is the volume's. */
+export function mendDataSuper(
+  meta: Device,
+  data: Device,
+  random: Random,
+  trusted: boolean,
+): DataSuper {
   const ours = readSuper(meta);
   if (ours === null || !isMetaSuper(ours)) return { written: false, note: null, refused: null };
   const raw = readSuper(data) ?? new Uint8Array(SM_SIZE);
   const sb = SuperBlock.at(ours), other = SuperBlock.at(raw);
   const whole = other.hdr.magic === MAGIC_SUPER && blockCrcOk(raw);
-  if (whole && (fieldU64(other, 48) & SUPER_FLAG_META_DEV) !== 0) {
-    // One flag is no reason to take a metadata device, whose super block names a tree, for ours.
-    if (!other.fsRoot.isEmpty && !bytesEqual(other.fsRoot.bytes, MKFS_ROOT)) {
-      return refuse("what was given as the data device is a metadata device");
-    }
-  }
   let note: string | null = null;
-  if (sb.hdr.fsid !== other.hdr.fsid && !bytesEqual(sb.uuid, other.uuid)) {
-    if (whole) return refuse("the data device belongs to another volume");
-    const proof = proofOfDevice(meta, data, sb, other, raw, random);
+  const ourOwn = isRelated(other, sb.hdr.fsid, sb);
+  if (!ourOwn) {
+    if (whole && !trusted) return refuse("the data device belongs to another volume");
+    const proof = proofOfDevice(meta, data, sb, other, raw, random, trusted);
     if (proof.refused !== null) return proof;
     note = proof.note;
   }
@@ -73,7 +78,7 @@ export function mendDataSuper(meta: Device, data: Device, random: Random): DataS
   made.set(ours);
   const copy = SuperBlock.at(made);
   // What only the metadata device uses stays as mkfs left it, if it is readable at all.
-  if (other.hdr.magic === MAGIC_SUPER) made.set(raw.subarray(112, SuperBlock.SIZE), 112);
+  if (other.hdr.magic === MAGIC_SUPER && ourOwn) made.set(raw.subarray(112, SuperBlock.SIZE), 112);
   else made.fill(0, ROOTS, ROOTS_END);
   copy.flags = 0;
   copy.hdr.seq = 1n;
@@ -84,19 +89,22 @@ export function mendDataSuper(meta: Device, data: Device, random: Random): DataS
   return { written: true, note, refused: null };
 }
 
-/** Where mkfs puts fs_root (01 §17.1): block 2, seq 1, height 1. The data device's copy names it. */
-const MKFS_ROOT = (() => {
-  const bytes = new Uint8Array(24);
-  bytes[0] = 2;
-  bytes[8] = 1;
-  bytes[16] = 1;
-  return bytes;
-})();
-
 function isMetaSuper(raw: Uint8Array): boolean {
   const sb = SuperBlock.at(raw);
+  const version = fieldU64(sb, 40);
   return sb.hdr.magic === MAGIC_SUPER && blockCrcOk(raw) &&
-    fieldU64(sb, 48) === SUPER_FLAG_META_DEV;
+    fieldU64(sb, 48) === SUPER_FLAG_META_DEV && version >= FMT_VERS_MIN && version <= FMT_VERS_MAX;
+}
+
+/**
+ * What speaks against a data device without super block being that of the volume on `meta`, whose super
+ * block can be read; null when it is shown to be.
+ */
+export function reasonAgainst(meta: Device, data: Device, random: Random): string | null {
+  const ours = readSuper(meta), raw = readSuper(data) ?? new Uint8Array(SM_SIZE);
+  assert(ours !== null, "the metadata device has a super block");
+  const sb = SuperBlock.at(ours);
+  return proofOfDevice(meta, data, sb, SuperBlock.at(raw), raw, random, false).refused;
 }
 
 function proofOfDevice(
@@ -106,12 +114,14 @@ function proofOfDevice(
   other: SuperBlock,
   raw: Uint8Array,
   random: Random,
+  trusted: boolean,
 ): DataSuper {
   const proven = (note: string): DataSuper => ({ written: false, note, refused: null });
   const blocks = Math.floor(data.size / SM_SIZE);
   if (blocks < fieldU64(sb, 104)) {
     return refuse(`the data device has ${blocks} blocks, the volume ${fieldU64(sb, 104)}`);
   }
+  if (trusted) return proven("the data device was said to be the right one");
   if (fieldU64(sb, 96) === fieldU64(other, 96) && fieldU64(sb, 104) === fieldU64(other, 104)) {
     return proven("the sizes in its damaged super block are the volume's");
   }
@@ -130,7 +140,7 @@ function proofOfDevice(
     `nothing shows that the data device is the volume's: ${
       sampled - filled
     } of ${sampled} extents ` +
-      "of files that were looked at are empty",
+      "of files that were looked at are empty; if it is, --trust-data-device says so",
   );
 }
 

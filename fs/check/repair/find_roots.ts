@@ -28,6 +28,8 @@ import {
 } from "../../../format/btree_block.ts";
 import { checkBtreeShape } from "../../../format/btree_verify.ts";
 import {
+  FMT_VERS_MAX,
+  FMT_VERS_MIN,
   LG_SIZE,
   MAGIC_BTREE,
   META_DEV_START_BLKNO,
@@ -40,9 +42,11 @@ import {
 } from "../../../format/constants.ts";
 import { blockCrcOk } from "../../../format/crc32c.ts";
 import { Key } from "../../../format/key.ts";
+import { Inode } from "../../../format/items.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 import type { Device } from "../../device.ts";
 import { DeviceError } from "../../errors.ts";
+import type { CheckOptions } from "../check.ts";
 import { fieldU64, isExact, rawU64, viewOf } from "../raw.ts";
 import { MetaSource, type RawBlock, type Ref } from "../source.ts";
 import { SEQ_LIMIT } from "./round.ts";
@@ -86,6 +90,8 @@ export interface FoundRoots {
   readonly dataEnd: number;
   /** Btree blocks of the volume. */
   readonly blocks: number;
+  /** The format version that the items are of. */
+  readonly fmtVers: number;
 }
 
 type Measured = RootCandidate & { deletions: boolean; rootInode: boolean };
@@ -110,6 +116,7 @@ const MOST = 64;
 export function findRoots(
   meta: Device,
   fsid: bigint,
+  _options: Pick<CheckOptions, "memory" | "tempDir">,
   onRead: (blocks: number, total: number) => void,
 ): FoundRoots {
   const source = new MetaSource(meta, Number(fsid & 0xffff_ffffn), Number(fsid >> 32n));
@@ -128,6 +135,7 @@ class RootFinder {
   #greatestIno = 1;
   #metaEnd = 0;
   #dataEnd = 0;
+  #fmtVers = FMT_VERS_MIN;
 
   constructor(private readonly source: MetaSource) {}
 
@@ -201,6 +209,7 @@ class RootFinder {
 
   #item(key: Key, val: Uint8Array): void {
     if (key.zone !== ZONE_FS) return;
+    if (key.type === TYPE_INODE && val.length === Inode.SIZE) this.#fmtVers = FMT_VERS_MAX;
     const ino = Number(key.firstBig);
     if (ino < SEQ_LIMIT) this.#greatestIno = Math.max(this.#greatestIno, ino);
     if (key.type !== TYPE_DATA_EXTENT || val.length !== 16) return;
@@ -239,6 +248,7 @@ class RootFinder {
       metaEnd: this.#metaEnd,
       dataEnd: this.#dataEnd,
       blocks: this.#blocks.size,
+      fmtVers: this.#fmtVers,
     };
   }
 

@@ -13,6 +13,7 @@
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
+import type { QuorumSlotSetting } from "../../mkfs.ts";
 import {
   type CheckOptions,
   type CheckResult,
@@ -78,6 +79,10 @@ export interface RepairOptions extends CheckOptions {
   readonly now: { readonly sec: number; readonly nsec: number };
   /** Whether problems of this kind shall be mended; asked once a code. Default: yes. */
   readonly ask?: (code: ProblemCode, count: number) => boolean;
+  /** Quorum slots of a volume both of whose super blocks are lost. */
+  readonly slots?: readonly QuorumSlotSetting[];
+  /** The data device is the volume's even if nothing shows it. */
+  readonly trustData?: boolean;
   /** One line about something that was done. */
   readonly log?: (line: string) => void;
   /** Before the check of round 1, 2, …, whose problems `onProblem` is then told. */
@@ -150,6 +155,7 @@ class Repair {
       if (n <= MAX_ROUNDS) {
         const { written, refused, fsRootLost } = mendSuperBlocks(this.meta, this.data, {
           ...this.options,
+          report: after,
           findings,
           may: (code) => this.#may(code, after.counts.get(code) ?? 1),
         });

@@ -1,13 +1,12 @@
 /** Which of the two super blocks a repair writes, and when it must not go on without them. */
 
 import type { Device } from "../../device.ts";
-import type { Random } from "../../env.ts";
-import type { CheckOptions } from "../check.ts";
+import type { Report } from "../check.ts";
 import type { ProblemCode } from "../problems.ts";
 import { mendDataSuper } from "./data_super.ts";
 import type { Findings } from "./findings.ts";
-import { rebuildMetaSuper } from "./meta_super.ts";
-import { keepMetaSuper, mendMetaSuper } from "./supers.ts";
+import { rebuildMetaSuper, type RebuildOptions } from "./meta_super.ts";
+import { keepMetaSuper, mendMetaSuper, mendTotals, wrongDevices } from "./supers.ts";
 
 /** Problems of a super block of which nothing can be used as it is. */
 const USELESS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
@@ -15,6 +14,13 @@ const USELESS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "super-magic",
   "super-crc",
   "super-blkno",
+]);
+
+/** Problems of the metadata super block with which no check can go on. */
+const UNUSABLE: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
+  ...USELESS,
+  "super-version",
+  "super-role",
 ]);
 
 /** Problems that make a super block unusable, or the two contradict each other. */
@@ -30,49 +36,61 @@ const SUPER_CODES: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
 
 const LOST = "the root of fs_root is lost";
 
-export interface SuperOptions extends CheckOptions {
+export interface SuperOptions extends RebuildOptions {
   readonly mode: "safe" | "all";
-  readonly random: Random;
   readonly log?: (line: string) => void;
   /** What the check found. */
+  readonly report: Report;
   readonly findings: Findings;
   /** Whether problems of this kind are to be mended. */
   readonly may: (code: ProblemCode) => boolean;
 }
 
+export interface MendedSuper {
+  readonly written: boolean;
+  /** Why nothing may be written at all. */
+  readonly refused: string | null;
+  /** Leaves of fs_root are to be searched for. */
+  readonly fsRootLost: boolean;
+}
+
+const NONE: MendedSuper = { written: false, refused: null, fsRootLost: false };
+
 /**
- * Writes one super block that cannot be used as it is: whether one was, or why nothing may be written
- * at all, and whether leaves of fs_root are to be searched for. Nothing is mended against a device
- * that may not be the volume's.
+ * Writes one super block that cannot be used as it is. Nothing is mended against a device that may not
+ * be the volume's.
  */
-export function mendSuperBlocks(
-  meta: Device,
-  data: Device,
-  options: SuperOptions,
-): { written: boolean; refused: string | null; fsRootLost: boolean } {
-  const { findings, may, mode } = options;
-  const none = { written: false, refused: null, fsRootLost: false };
+export function mendSuperBlocks(meta: Device, data: Device, options: SuperOptions): MendedSuper {
+  const { findings, may, mode, report } = options;
+  const refuse = (refused: string): MendedSuper => ({ ...NONE, refused });
   if (mode !== "all") {
     const unsafe = findings.problems.some(({ code, values }) =>
       code === "super-pair" || code === "super-size" ||
       USELESS.has(code) && values["dev"] === "data"
     );
-    return unsafe ? { ...none, refused: "the super blocks must be mended first, with -y" } : none;
+    return unsafe ? refuse("the super blocks must be mended first, with -y") : NONE;
   }
-  const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
-  if (wrong.length === 0) return none;
-  const done = (notes: readonly string[], fsRootLost = false) => {
+  const done = (notes: readonly string[], fsRootLost = false): MendedSuper => {
     options.log?.("a super block was written anew");
     for (const note of notes) options.log?.(note);
     return { written: true, refused: null, fsRootLost };
   };
-  if (mendMetaSuper(meta, data, options)) return done([]);
-  if (wrong.some(({ code, values }) => USELESS.has(code) && values["dev"] === "metadata")) {
-    const { written, notes, refused, fsRootLost } = rebuildMetaSuper(meta, data, options);
-    if (written) return done(notes, fsRootLost);
-    return keepMetaSuper(meta, data) ? done([LOST]) : { ...none, refused };
+  const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
+  if (wrong.length === 0) {
+    return mendTotals(meta, data, report, options)
+      ? done(["its sizes were less than what the volume uses"])
+      : NONE;
   }
-  const { written, note, refused } = mendDataSuper(meta, data, options.random);
+  const mistaken = wrongDevices(meta, data);
+  if (mistaken !== null) return refuse(mistaken);
+  if (mendMetaSuper(meta, data, options)) return done([]);
+  if (wrong.some(({ code, values }) => UNUSABLE.has(code) && values["dev"] === "metadata")) {
+    const { written, notes, refused, treeless, fsRootLost } = rebuildMetaSuper(meta, data, options);
+    if (written) return done(notes, fsRootLost);
+    return treeless && keepMetaSuper(meta, data) ? done([LOST]) : { ...NONE, refused };
+  }
+  const trusted = options.trustData === true;
+  const { written, note, refused } = mendDataSuper(meta, data, options.random, trusted);
   if (written) return done(note === null ? [] : [note]);
-  return refused === null && keepMetaSuper(meta, data) ? done([LOST]) : { ...none, refused };
+  return refused === null && keepMetaSuper(meta, data) ? done([LOST]) : { ...NONE, refused };
 }

@@ -28,8 +28,8 @@ import { BlockHeader } from "../../../format/block.ts";
 import { SuperBlock } from "../../../format/super.ts";
 import type { Device } from "../../device.ts";
 import { DeviceError } from "../../errors.ts";
-import { type CheckOptions, checkVolume, type Report } from "../check.ts";
-import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
+import { type CheckOptions, checkVolume, type Problem, type Report } from "../check.ts";
+import { fieldU64, isExact, rawU64, refBlkno, viewOf } from "../raw.ts";
 
 /**
  * Makes the metadata super block usable if it can be; true when it was written. `options` are those
@@ -39,6 +39,90 @@ export function mendMetaSuper(meta: Device, data: Device, options: CheckOptions)
   const raw = completeSuper(meta, data);
   return raw !== null && leadsToInodes(meta, data, raw, options) && writeMetaSuper(meta, raw);
 }
+
+/** Where mkfs puts fs_root (01 §17.1): block 2, seq 1, height 1. */
+const MKFS_ROOT = (() => {
+  const bytes = new Uint8Array(24);
+  bytes[0] = 2;
+  bytes[8] = 1;
+  bytes[16] = 1;
+  return bytes;
+})();
+
+/**
+ * A data device's super block: it names the trees that mkfs made, or none (01 §2.3). On the metadata
+ * device, with another flag, it would make the volume an empty one.
+ */
+export const isDataCopy = (sb: SuperBlock): boolean =>
+  (fieldU64(sb, 48) & SUPER_FLAG_META_DEV) === 0 &&
+  (sb.fsRoot.isEmpty || bytesEqual(sb.fsRoot.bytes, MKFS_ROOT));
+
+/** Why two devices cannot be what they were given as; null if nothing shows it. */
+export function wrongDevices(meta: Device, data: Device): string | null {
+  const m = wholeSuper(meta), d = wholeSuper(data);
+  if (d === null || (fieldU64(d, 48) & SUPER_FLAG_META_DEV) === 0) return null;
+  if (m !== null && isDataCopy(m)) {
+    return "the devices are given in the wrong order: the metadata device comes first";
+  }
+  // A flag alone may be damage.
+  return namesBlocks(data, d) ? "what was given as the data device is a metadata device" : null;
+}
+
+function wholeSuper(dev: Device): SuperBlock | null {
+  const raw = readSuper(dev);
+  if (raw === null || !blockCrcOk(raw)) return null;
+  const sb = SuperBlock.at(raw);
+  return sb.hdr.magic === MAGIC_SUPER ? sb : null;
+}
+
+/**
+ * Raises totals of the metadata super block beyond which the volume has blocks that are there: to what
+ * the data device's super block says, or to the devices' sizes. True when that was written, because
+ * a check finds less with it.
+ */
+export function mendTotals(
+  meta: Device,
+  data: Device,
+  before: Report,
+  options: CheckOptions,
+): boolean {
+  const raw = readSuper(meta), other = readSuper(data);
+  const beyond = before.problems.filter(isBeyond);
+  if (raw === null || beyond.length === 0) return false;
+  const dataToo = beyond.some(isDataProblem), metaToo = !beyond.every(isDataProblem);
+  const metaHas = Math.floor(meta.size / LG_SIZE), dataHas = Math.floor(data.size / SM_SIZE);
+  const tried: Uint8Array[] = [];
+  const offer = (metaBlocks: number, dataBlocks: number) => {
+    const block = meta.allocBuffer(SM_SIZE), sb = SuperBlock.at(block);
+    block.set(raw);
+    const raise = (at: number, blocks: number, has: number) => {
+      if (blocks <= fieldU64(sb, at) || blocks > has) return;
+      sb.v.setBigUint64(sb.o + at, BigInt(blocks), true);
+    };
+    if (metaToo) raise(96, metaBlocks, metaHas);
+    if (dataToo) raise(104, dataBlocks, dataHas);
+    sealBlock(block);
+    if (![raw, ...tried].some((known) => bytesEqual(known, block))) tried.push(block);
+  };
+  if (other !== null) {
+    offer(fieldU64(SuperBlock.at(other), 96), fieldU64(SuperBlock.at(other), 104));
+  }
+  offer(metaHas, dataHas);
+  let best: Uint8Array | null = null, least = before.errors;
+  for (const block of tried) {
+    const { errors } = trySuper(meta, data, block, options);
+    if (errors >= least) continue;
+    least = errors;
+    best = block;
+  }
+  return best !== null && writeMetaSuper(meta, best);
+}
+
+const isBeyond = ({ code }: Problem): boolean =>
+  code === "ref-range" || code === "extent-range" || code === "extent-outside";
+
+const isDataProblem = ({ code, values }: Problem): boolean =>
+  code === "extent-outside" || code === "extent-range" && /^data_/.test(String(values["what"]));
 
 /**
  * As `mendMetaSuper` where no inodes can be reached any more: the super block is kept if a block that
@@ -58,7 +142,7 @@ function writeMetaSuper(meta: Device, block: Uint8Array): boolean {
 /** The metadata super block with possible fixed fields; null if it has them, or cannot be read. */
 function completeSuper(meta: Device, data: Device): Uint8Array | null {
   const raw = readSuper(meta), other = readSuper(data);
-  if (raw === null) return null;
+  if (raw === null || isDataCopy(SuperBlock.at(raw))) return null;
   const sb = SuperBlock.at(raw), copy = other === null ? null : SuperBlock.at(other);
   const before = raw.slice();
   sb.hdr.magic = MAGIC_SUPER;
@@ -87,6 +171,7 @@ function completeSuper(meta: Device, data: Device): Uint8Array | null {
   return bytesEqual(raw, before) ? null : raw;
 }
 
+/** Whether a block that a super block names is there in the version that it names. */
 function namesBlocks(meta: Device, sb: SuperBlock): boolean {
   const roots = [sb.fsRoot, sb.logsRoot, sb.logMerge, sb.mountedClients, sb.srchRoot];
   for (const space of [sb.metaAlloc(0), sb.metaAlloc(1), sb.dataAlloc]) roots.push(space.root);
@@ -139,39 +224,69 @@ export function readSuper(dev: Device): Uint8Array | null {
   return block;
 }
 
+/** What is known to say which fsid, and how often. */
+export class FsidVotes {
+  readonly #votes = new Map<bigint, number>();
+
+  add(fsid: bigint): void {
+    if (fsid !== 0n) this.#votes.set(fsid, (this.#votes.get(fsid) ?? 0) + 1);
+  }
+
+  of(fsid: bigint): number {
+    return this.#votes.get(fsid) ?? 0;
+  }
+
+  /** The fsid with most votes, `first` if none has more; null without any. */
+  best(first: bigint | null = null): bigint | null {
+    let best = first;
+    for (const [fsid, n] of this.#votes) if (best === null || n > this.of(best)) best = fsid;
+    return best;
+  }
+}
+
 /** The fsid that most of what carries it says: supers, quorum blocks, the root of fs_root. */
-export function likeliestFsid(meta: Device, sb: SuperBlock, copy: SuperBlock | null): bigint {
-  const votes = new Map<bigint, number>();
-  const vote = (fsid: bigint, n = 1) => void votes.set(fsid, (votes.get(fsid) ?? 0) + n);
-  vote(sb.hdr.fsid);
-  if (copy !== null && copy.hdr.magic === MAGIC_SUPER) vote(copy.hdr.fsid);
-  const small = meta.allocBuffer(SM_SIZE);
-  const read = (off: number): BlockHeader | null => {
-    if (off + SM_SIZE > meta.size) return null;
-    try {
-      meta.read(small, off);
-    } catch (e) {
-      if (e instanceof DeviceError) return null;
-      throw e;
-    }
-    return BlockHeader.at(small);
-  };
-  for (let slot = 0; slot < QUORUM_MAX_SLOTS; slot++) {
-    const hdr = read((QUORUM_BLKNO + slot) * SM_SIZE);
-    if (hdr !== null && hdr.magic === MAGIC_QUORUM) vote(hdr.fsid);
-  }
+function likeliestFsid(meta: Device, sb: SuperBlock, copy: SuperBlock | null): bigint {
+  const votes = new FsidVotes();
+  votes.add(sb.hdr.fsid);
+  if (copy !== null && copy.hdr.magic === MAGIC_SUPER) votes.add(copy.hdr.fsid);
+  quorumVotes(meta, votes);
   const root = refBlkno(sb.fsRoot.ref);
-  if (isExact(root) && root >= META_DEV_START_BLKNO && root < meta.size / LG_SIZE) {
-    const hdr = read(root * LG_SIZE);
-    if (hdr !== null && rawU64(hdr.v, hdr.o + 24) === root) vote(hdr.fsid);
+  if (isExact(root) && root >= META_DEV_START_BLKNO && root < Math.floor(meta.size / LG_SIZE)) {
+    const hdr = readHeader(meta, root * LG_SIZE);
+    if (hdr !== null && rawU64(hdr.v, hdr.o + 24) === root) votes.add(hdr.fsid);
   }
-  let best = sb.hdr.fsid;
-  for (const [fsid, n] of votes) if (n > (votes.get(best) ?? 0)) best = fsid;
-  return best;
+  return votes.best(sb.hdr.fsid) ?? 0n;
+}
+
+/** What the quorum blocks say. */
+export function quorumVotes(meta: Device, votes: FsidVotes): void {
+  for (let slot = 0; slot < QUORUM_MAX_SLOTS; slot++) {
+    const hdr = readHeader(meta, (QUORUM_BLKNO + slot) * SM_SIZE);
+    if (hdr !== null && hdr.magic === MAGIC_QUORUM) votes.add(hdr.fsid);
+  }
+}
+
+/** The header of a block; null when it cannot be read. */
+function readHeader(meta: Device, off: number): BlockHeader | null {
+  const v = readBlock(meta, off);
+  return v === null ? null : new BlockHeader(v);
+}
+
+/** 4 KiB of a device; null when they cannot be read. */
+export function readBlock(dev: Device, off: number): DataView | null {
+  const small = dev.allocBuffer(SM_SIZE);
+  if (off + SM_SIZE > dev.size) return null;
+  try {
+    dev.read(small, off);
+  } catch (e) {
+    if (e instanceof DeviceError) return null;
+    throw e;
+  }
+  return viewOf(small);
 }
 
 /** A device with another super block than the one it has. */
-class WithSuper implements Device {
+export class WithSuper implements Device {
   constructor(private readonly dev: Device, private readonly superBlock: Uint8Array) {}
   get name(): string {
     return this.dev.name;
