@@ -39,7 +39,7 @@ export const ITEM_ROOT = 32;
 const NR_ITEMS = 34;
 const TOTAL_ITEM_BYTES = 36;
 const MID_FREE_LEN = 38;
-const LEVEL = 40;
+export const LEVEL = 40;
 // An item.
 export const PARENT = 0;
 export const LEFT = 2;

@@ -24,9 +24,11 @@ import {
   BTREE_HEADER_BYTES,
   BTREE_ITEM_BYTES,
   BTREE_MAX_VAL_LEN,
+  LEAF_ITEM_HASH_NR,
   LEAF_ITEM_HASH_OFF,
   LG_SIZE,
 } from "../../format/constants.ts";
+import { keyBucket } from "../../format/hash.ts";
 import type { Key } from "../../format/key.ts";
 import { compareStored } from "./stored_key.ts";
 
@@ -59,7 +61,8 @@ export function itemOrder(b: BlockBytes, lo: Key, hi: Key, order: Uint16Array): 
   }
   const leaf = blockLevel(b) === 0;
   const end = leaf ? LEAF_ITEM_HASH_OFF : LG_SIZE;
-  const nr = Math.min(nrItems(b), Math.floor((end - BTREE_HEADER_BYTES) / BTREE_ITEM_BYTES));
+  const said = leaf ? hashedItems(b) ?? nrItems(b) : nrItems(b);
+  const nr = Math.min(said, Math.floor((end - BTREE_HEADER_BYTES) / BTREE_ITEM_BYTES));
   const items: number[] = [];
   for (let slot = 0; slot < nr; slot++) {
     const item = BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * slot;
@@ -73,8 +76,39 @@ export function itemOrder(b: BlockBytes, lo: Key, hi: Key, order: Uint16Array): 
   items.sort((x, y) => compareStored(b.v, x + KEY, b.v, y + KEY) || x - y);
   let n = 0;
   for (const item of items) {
-    if (n > 0 && compareStored(b.v, order[n - 1]! + KEY, b.v, item + KEY) === 0) continue;
+    if (n > 0 && compareStored(b.v, order[n - 1]! + KEY, b.v, item + KEY) === 0) {
+      // Of two with one key the one that the hash table leads to has it rightly.
+      if (leaf && !isHashed(b.v, order[n - 1]!) && isHashed(b.v, item)) order[n - 1] = item;
+      continue;
+    }
     order[n++] = item;
   }
   return n;
+}
+
+/** Whether a lookup of its key in the leaf's hash table comes to an item. */
+function isHashed(v: DataView, item: number): boolean {
+  let bucket = keyBucket(v, item + KEY);
+  for (let probes = 0; probes < LEAF_ITEM_HASH_NR; probes++) {
+    const found = v.getUint16(LEAF_ITEM_HASH_OFF + 2 * bucket, true);
+    if (found === item) return true;
+    if (found === 0) return false;
+    bucket = (bucket + 1) % LEAF_ITEM_HASH_NR;
+  }
+  return false;
+}
+
+/** How many items a leaf's hash table leads to, if those fill the first slots: nr_items may be wrong. */
+function hashedItems({ v }: BlockBytes): number | null {
+  const slots = new Set<number>();
+  let greatest = -1;
+  for (let at = LEAF_ITEM_HASH_OFF; at < LG_SIZE; at += 2) {
+    const item = v.getUint16(at, true);
+    if (item === 0) continue;
+    const slot = (item - BTREE_HEADER_BYTES) / BTREE_ITEM_BYTES;
+    if (!Number.isInteger(slot) || slot < 0 || slots.has(slot)) return null;
+    slots.add(slot);
+    greatest = Math.max(greatest, slot);
+  }
+  return slots.size > 0 && greatest === slots.size - 1 ? slots.size : null;
 }

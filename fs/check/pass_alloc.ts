@@ -26,7 +26,7 @@ import type { ServerItems } from "./pass_roots.ts";
 import { MKFS_FREE_META } from "./pass_fixed.ts";
 import { fieldU64, isExact, isZero, rawU64, refBlkno } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
-import { TreeWalk } from "./tree_walk.ts";
+import { checkUnusedSeq, TreeWalk } from "./tree_walk.ts";
 
 export function checkAllocators(cx: CheckContext, items: ServerItems, space: SpaceMap): void {
   const sb = cx.sb;
@@ -203,6 +203,7 @@ function walkExtents(
       if (v.getUint16(item + 50, true) !== 0) {
         report.add("item-length", { what, key: name(), len: v.getUint16(item + 50, true) });
       }
+      checkUnusedSeq(cx, what, v, item);
       const byOrder = zone === ZONE_FREE_EXTENT_ORDER;
       if (!byOrder && zone !== ZONE_FREE_EXTENT_BLKNO) {
         report.add("item-zone", { what, key: name() });

@@ -300,7 +300,7 @@ export const PROBLEMS = {
     "error",
     "{what}: item {key} has version {seq}, beyond {max}",
     "safe",
-    "The counters of the log tree and of the super block are raised to it.",
+    "The counters of the log tree and of the super block are raised to it; where versions mean nothing the tree is written anew.",
   ),
   "item-stale": kind(
     "error",

@@ -141,6 +141,8 @@ const RULE_CODES: readonly ProblemCode[] = [
 ];
 
 const DEFAULT_WINDOW = 16;
+/** Offset of an item's version. */
+const SEQ = 40;
 
 export class TreeWalk {
   readonly #frames: Frame[] = [];
@@ -493,6 +495,20 @@ export interface SmallItem {
   readonly val: Uint8Array;
 }
 
+/**
+ * The version of an item of a tree that has no versions: it means nothing (01 §12.1), but a number
+ * that nothing could have given out ends those who read it.
+ */
+export function checkUnusedSeq(cx: WalkContext, what: string, v: DataView, item: number): void {
+  if (v.getUint32(item + SEQ + 4, true) < 0x20_0000) return;
+  cx.report.add("item-seq", {
+    what,
+    key: Key.read(v, item + KEY).toString(),
+    seq: v.getBigUint64(item + SEQ, true),
+    max: Number.MAX_SAFE_INTEGER,
+  });
+}
+
 /** All items of a small tree, copied, in key order. */
 export function collectTree(cx: WalkContext, root: BtreeRoot, spec: TreeSpec): SmallItem[] {
   const items: SmallItem[] = [];
@@ -500,10 +516,11 @@ export function collectTree(cx: WalkContext, root: BtreeRoot, spec: TreeSpec): S
   for (let leaf = walk.next(); leaf !== null; leaf = walk.next()) {
     for (let i = 0; i < leaf.nr; i++) {
       const item = leaf.order[i] as number;
+      checkUnusedSeq(cx, spec.what, leaf.b.v, item);
       items.push({
         key: Key.read(leaf.b.v, item + KEY),
         flags: leaf.b.v.getUint8(item + 52),
-        seq: rawU64(leaf.b.v, item + 40),
+        seq: rawU64(leaf.b.v, item + SEQ),
         val: itemVal(leaf.b, item).slice(),
       });
     }

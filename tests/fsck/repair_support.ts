@@ -156,7 +156,8 @@ export function manifest(meta: Device, data: Device): Map<string, string> {
   return out;
 }
 
-function contentOf(reader: VolumeReader, ino: number, size: number): string {
+/** Hashes of a file's runs of data; holes are left out. */
+export function contentOf(reader: VolumeReader, ino: number, size: number): string {
   // Holes are left out: files can be larger than memory.
   const runs: { at: number; end: number }[] = [];
   for (const e of reader.extents(ino)) {

@@ -121,7 +121,8 @@ function checkSupers(
   for (const [what, s] of [["meta", sb], ["data", copy]] as const) {
     if (s.hdr.magic !== MAGIC_SUPER || s.hdr.blkno !== SUPER_BLKNO) bad(`${what} super: header`);
     if (s.flags !== (what === "meta" ? 1 : 0)) bad(`${what} super: flags ${s.flags}`);
-    if ((s.volopt.setBits & ~1n) !== 0n) bad(`${what} super: unknown options`);
+    // On the data device the options are those of mkfs and never updated (01 §2.3).
+    if (s === sb && (s.volopt.setBits & ~1n) !== 0n) bad(`${what} super: unknown options`);
   }
   if (copy.hdr.fsid !== sb.hdr.fsid || !bytesEqual(copy.uuid, sb.uuid)) {
     bad("data super: of another volume");

@@ -352,8 +352,10 @@ class Checker {
     if (lt.isFinalized) {
       if (lt.finalizeSeq === 0) this.problem(`${what}: no finalize_seq`);
       if (lt.commitTransSeq !== lt.getTransSeq) this.problem(`${what}: finalized while open`);
-      const empty = lt.metaAvail.isZero() && lt.metaFreed.isZero() && lt.srchFile.isZero() &&
-        lt.dataAvail.isZero() && lt.dataFreed.isZero();
+      // A LOW flag may be left (01 §13.1: zero or total 0).
+      const lists = [lt.metaAvail, lt.metaFreed], trees = [lt.dataAvail, lt.dataFreed];
+      const empty = lists.every((l) => l.ref.isZero() && l.totalNr === 0) &&
+        trees.every((t) => t.root.isZero() && t.totalLen === 0) && lt.srchFile.isZero();
       if (!empty) this.problem(`${what}: finalized with allocators or a srch file`);
     }
     this.list(lt.metaAvail, `meta_avail of ${what}`);

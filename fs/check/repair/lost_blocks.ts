@@ -13,7 +13,14 @@
  * one lies wholly within one hole.
  */
 
-import { firstItem, itemKey, itemSeq, lastItem, nextItem } from "../../../format/btree_block.ts";
+import {
+  blockLevel,
+  firstItem,
+  itemKey,
+  itemSeq,
+  lastItem,
+  nextItem,
+} from "../../../format/btree_block.ts";
 import {
   LG_SIZE,
   MAGIC_BTREE,
@@ -45,6 +52,8 @@ export interface Hole {
   readonly level: number;
   readonly lo: Key;
   readonly hi: Key;
+  /** The leaf that the hole is made by leaving it out: it is sound, but not where its parents say. */
+  readonly stray?: LooseLeaf;
 }
 
 /** The tree of a hole that log trees have left which are not known at all. */
@@ -84,7 +93,8 @@ export function expectedHole(cx: CheckContext, bad: BadBlock): Hole | null {
   if (!bad.lost) {
     const b = cx.source.acquire();
     const rules = cx.source.read(b, bad.ref, MAGIC_BTREE);
-    const whole = (level > 0 || rules === 0) && checkBtreeShape(b) === null;
+    const whole = (level > 0 || rules === 0) && checkBtreeShape(b) === null &&
+      blockLevel(b) === level;
     cx.source.release(b);
     if (whole) return null;
   }
@@ -194,20 +204,27 @@ function looseLeaf(
   holes: readonly Hole[],
   inUse: boolean,
 ): LooseLeaf | null {
-  const { v } = b;
   if (!blockCrcOk(b.buf)) return null;
-  const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
-  if (checkBlock(b, everything).length > 0) return null;
-  const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
-  if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
+  const leaf = soundLeaf(b, blkno);
+  if (leaf === null) return null;
+  const { first, last } = leaf;
   const live = inUse && holes.some((h) => holds(h, first) && holds(h, last));
   const near = holes.some((h) => first.compare(h.hi) <= 0 && last.compare(h.lo) >= 0);
-  if (!live && !near) return null;
+  return live || near ? { ...leaf, live } : null;
+}
+
+/** A leaf whose items can be part of any tree of items; null for one with anything wrong inside. */
+export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
+  const { v } = b;
+  const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
+  if (checkBlock(b, everything).length > 0 || firstItem(b) === 0) return null;
+  const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
+  if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
   let newest = 0;
   for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
     if (rawU64(v, item + 40) >= SEQ_LIMIT) return null;
     newest = Math.max(newest, itemSeq(b, item));
   }
   const seqLo = v.getUint32(16, true), seqHi = v.getUint32(20, true);
-  return { blkno, seqLo, seqHi, first, last, newest, live };
+  return { blkno, seqLo, seqHi, first, last, newest, live: true };
 }

@@ -67,11 +67,13 @@ export function salvage(
   const inHole = loose.leaves.filter((leaf) =>
     holes.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
   );
-  if (inHole.length === 0) return { leaves: 0, staleItems: 0 };
+  const strays = holes.flatMap(({ stray }) => stray ?? []);
+  if (inHole.length + strays.length === 0) return { leaves: 0, staleItems: 0 };
   const work = new Salvage(round, servers);
   const live = inHole.filter((leaf) =>
     leaf.live && holes.some((h) => holds(h, leaf.first) && holds(h, leaf.last))
   );
+  live.push(...strays);
   work.attach(live);
   // A hole whose live leaves have all been found has nothing left to be filled from copies.
   const open = holes.filter((h) =>

@@ -306,6 +306,7 @@ export class ServerTrees {
     const { sb } = this.round;
     const order = (a: Entry, b: Entry) => a.key.compare(b.key);
     if (this.#dirty.has("logs_root")) {
+      this.#separate();
       const entries = this.logTrees.map((lt) => ({
         key: logTreesKey(lt.rid, lt.nr),
         val: lt.bytes,
@@ -315,6 +316,15 @@ export class ServerTrees {
     if (this.#dirty.has("mounted_clients")) this.#rewrite(sb.mountedClients, []);
     if (this.#dirty.has("srch_root")) this.#rewrite(sb.srchRoot, this.#srchEntries().sort(order));
     if (this.#dirty.has("log_merge")) this.#rewrite(sb.logMerge, this.#mergeEntries().sort(order));
+  }
+
+  /** No two log trees have one key, whatever damage made of their values. */
+  #separate(): void {
+    const taken = new Set<string>();
+    for (const lt of this.logTrees) {
+      while (taken.has(logTreesKey(lt.rid, lt.nr).toString())) lt.nr++;
+      taken.add(logTreesKey(lt.rid, lt.nr).toString());
+    }
   }
 
   #srchEntries(): Entry[] {

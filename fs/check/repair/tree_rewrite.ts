@@ -6,29 +6,39 @@
  * key lies in the block's range and their value in the block, and what they say of themselves is right
  * (believable.ts); a sound older copy of the same version is better. One that cannot is left out of its
  * parent; the keys that it covered belong to its right neighbour's range afterwards, or, at the
- * right edge of a block, to the left one's. Items under given keys can be left out too.
+ * right edge of a block, to the left one's. Items under given keys can be left out too. A sound leaf
+ * with keys beyond its bounds has wrong parents: it is left out as well, and whole.
  *
- * What could not be read is told as holes, which salvage.ts fills with what it finds elsewhere.
+ * What could not be read is told as holes, which salvage.ts fills with what it finds elsewhere, and
+ * with such leaves.
  */
 
 import type { BtreeRoot } from "../../../format/btree.ts";
 import {
   blockLevel,
   findLeafItem,
+  firstItem,
   hasRoom,
   insertItem,
   itemFlags,
   itemKey,
   itemVal,
   itemValLen,
+  LEVEL,
+  nextItem,
 } from "../../../format/btree_block.ts";
 import { checkBtreeShape } from "../../../format/btree_verify.ts";
-import { BTREE_MAX_HEIGHT, ITEM_FLAG_DELETION, MAGIC_BTREE } from "../../../format/constants.ts";
+import {
+  BTREE_MAX_HEIGHT,
+  ITEM_FLAG_DELETION,
+  MAGIC_BTREE,
+  META_DEV_START_BLKNO,
+} from "../../../format/constants.ts";
 import { blockCrcOk } from "../../../format/crc32c.ts";
 import { Key } from "../../../format/key.ts";
 import { MAX_ITEMS } from "../block_scan.ts";
 import { itemOrder } from "../btree_check.ts";
-import { type BadBlock, isForeign, toRef } from "../context.ts";
+import { type BadBlock, type CheckContext, isForeign, toRef } from "../context.ts";
 import { NOBODY } from "../owners.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import {
@@ -41,7 +51,7 @@ import {
   type Ref,
 } from "../source.ts";
 import { believableItems } from "./believable.ts";
-import type { Hole, LooseLeaf } from "./lost_blocks.ts";
+import { type Hole, type LooseLeaf, soundLeaf } from "./lost_blocks.ts";
 import { type Round, SEQ_LIMIT } from "./round.ts";
 import { newTreeBlock } from "./tree_builder.ts";
 
@@ -84,7 +94,7 @@ type Child = Uint8Array | null;
 
 export function rewriteTree(round: Round, root: BtreeRoot, damage: Damage): RewriteResult {
   const result = { lostBlocks: 0, dropped: 0, unusable: 0, doubtful: 0, holes: [] as Hole[] };
-  const height = root.height;
+  const height = root.height = heightOf(round.cx, root);
   if (height === 0 || height > BTREE_MAX_HEIGHT) {
     if (height > 0) result.lostBlocks++;
     const level = BTREE_MAX_HEIGHT;
@@ -129,6 +139,7 @@ class Rewriter {
         this.#abandon(ref, own);
         return null;
       }
+      if (level === 0 && own?.lost !== true && this.#isStray(b, ref, lo, hi)) return null;
       const made = level === 0 ? this.#leaf(b, ref, lo, hi) : this.#parent(b, level, lo, hi);
       this.#abandon(ref, own);
       return made;
@@ -163,7 +174,20 @@ class Rewriter {
       // A parent that another tree claimed first leads to that tree's blocks.
       return false;
     }
-    return blockLevel(b) === level;
+    return blockLevel(b) === level || putLevelRight(b, level);
+  }
+
+  /**
+   * Whether a leaf is sound but for keys outside of its bounds, which are wrong then: it stays as it
+   * is and becomes part of another tree.
+   */
+  #isStray(b: RawBlock, ref: Ref, lo: Key, hi: Key): boolean {
+    if (this.round.cx.source.judge(b, ref, MAGIC_BTREE) !== 0) return false;
+    const leaf = soundLeaf(b, ref.blkno);
+    if (leaf === null || leaf.first.compare(lo) >= 0 && leaf.last.compare(hi) <= 0) return false;
+    const { first, last } = leaf;
+    this.result.holes.push({ tree: this.damage.name, level: 0, lo: first, hi: last, stray: leaf });
+    return true;
   }
 
   /** The old block is not referred to by this tree any more. */
@@ -238,13 +262,7 @@ class Rewriter {
         whole = false;
         continue;
       }
-      const v = viewOf(itemVal(b, item));
-      const ref = {
-        blkno: rawU64(v, 0),
-        seqLo: v.getUint32(8, true),
-        seqHi: v.getUint32(12, true),
-      };
-      const val = this.rewrite(ref, level - 1, from, key);
+      const val = this.rewrite(refOf(itemVal(b, item)), level - 1, from, key);
       from = key.inc();
       if (val !== null) children.push({ key, val });
     }
@@ -291,6 +309,57 @@ function isBehindHeader(b: RawBlock, ref: Ref, rules: number, source: MetaSource
   if (blockCrcOk(b.buf)) return true;
   b.buf.set(header);
   return false;
+}
+
+/**
+ * The height of a tree: that of its root block and its children, if they are sound and say so; else
+ * what the root says.
+ */
+function heightOf(cx: CheckContext, root: BtreeRoot): number {
+  const { source } = cx, b = source.acquire();
+  const levelOf = (ref: Ref): number | null => {
+    const inDevice = ref.blkno >= META_DEV_START_BLKNO && ref.blkno < cx.metaBlocks;
+    const sound = inDevice && source.read(b, ref, MAGIC_BTREE) === 0 && isShaped(b, blockLevel(b));
+    return sound ? blockLevel(b) : null;
+  };
+  const level = levelOf(toRef(root.ref));
+  let agreed = level === 0;
+  if (level !== null && level > 0 && level !== root.height - 1) {
+    const children: Ref[] = [];
+    for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+      children.push(refOf(itemVal(b, item)));
+    }
+    agreed = children.some((child) => levelOf(child) === level - 1);
+  }
+  source.release(b);
+  return level !== null && level < BTREE_MAX_HEIGHT && agreed ? level + 1 : root.height;
+}
+
+function refOf(val: Uint8Array): Ref {
+  const v = viewOf(val);
+  return { blkno: rawU64(v, 0), seqLo: v.getUint32(8, true), seqHi: v.getUint32(12, true) };
+}
+
+/** Whether a block is shaped like one of `level`. */
+function isShaped(b: RawBlock, level: number): boolean {
+  return checkBtreeShape(b) === null &&
+    (level === 0 || everyItem(b, (item) => itemValLen(b, item) === REF_BYTES));
+}
+
+/** Whether a block is sound but for its level, which is put right then. */
+function putLevelRight(b: RawBlock, level: number): boolean {
+  const said = blockLevel(b);
+  b.v.setUint8(LEVEL, level);
+  const sound = isShaped(b, level);
+  if (!sound) b.v.setUint8(LEVEL, said);
+  return sound;
+}
+
+function everyItem(b: RawBlock, test: (item: number) => boolean): boolean {
+  for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+    if (!test(item)) return false;
+  }
+  return true;
 }
 
 function refBytes(ref: Ref): Uint8Array {
