@@ -1,7 +1,8 @@
 /**
  * External sorting of fixed-size records of 32-bit words, ascending by their first `keyWords`
  * words. Records gather in memory; a full buffer is sorted and spilled to a temporary file as a
- * run, and reading merges the runs.
+ * run, and reading merges the runs: all at once, or, where they are too many for the memory, groups of
+ * them first. Time is n log n whatever the memory.
  *
  * Lifecycle: push … push, then one `forEach`, then `close`.
  */
@@ -15,6 +16,8 @@ const MIN_WORDS = 1 << 16;
 const FEW_RECORDS = 4096;
 /** Words of each run that merging holds at a time, at least. */
 const MERGE_WORDS = 1 << 12;
+/** So many runs are merged together whatever the memory. */
+const LEAST_MERGED = 16;
 
 export interface SorterOptions {
   /** Words of a record. */
@@ -27,8 +30,15 @@ export interface SorterOptions {
   readonly tempDir: string | undefined;
 }
 
+/** Where a run is in the file: offset and length in words. */
+interface StoredRun {
+  readonly at: number;
+  readonly words: number;
+}
+
 interface Run {
-  /** Word offset in the file, and words. */
+  /** Which of the runs that are merged it is. */
+  readonly index: number;
   at: number;
   left: number;
   buf: Uint32Array<ArrayBuffer>;
@@ -44,7 +54,7 @@ export class Sorter {
   readonly #tempDir: string | undefined;
   #buf: Uint32Array<ArrayBuffer>;
   #records = 0;
-  #runs: { at: number; words: number }[] = [];
+  #runs: StoredRun[] = [];
   #file: TempFile | null = null;
   #written = 0;
   /** Records pushed in all. */
@@ -112,7 +122,9 @@ export class Sorter {
   forEach(visit: (words: Uint32Array, at: number) => void): void {
     if (this.#runs.length > 0) {
       if (this.#records > 0) this.#spill();
-      this.#merge(visit);
+      this.#buf = new Uint32Array(0);
+      this.#reduceRuns();
+      this.#merge(this.#runs, visit);
       return;
     }
     const order = this.#sorted();
@@ -181,51 +193,86 @@ export class Sorter {
 
   #spill(): void {
     const order = this.#sorted(), w = this.words;
-    const file = this.#file ??= new TempFile(this.#tempDir);
-    const chunk = new Uint32Array(Math.max(1, Math.floor(65536 / w)) * w);
-    let fill = 0, to = this.#written;
-    const flush = () => {
-      file.write(chunk.subarray(0, fill), to);
-      to += fill;
-      fill = 0;
-    };
-    for (let i = 0; i < this.#records; i++) {
-      const at = (order === null ? i : order[i] as number) * w;
-      for (let k = 0; k < w; k++) chunk[fill++] = this.#buf[at + k] as number;
-      if (fill === chunk.length) flush();
-    }
-    if (fill > 0) flush();
-    this.#runs.push({ at: this.#written, words: this.#records * w });
-    this.#written += this.#records * w;
+    const run = this.#store((add) => {
+      for (let i = 0; i < this.#records; i++) {
+        add(this.#buf, (order === null ? i : order[i] as number) * w);
+      }
+    });
+    this.#runs.push(run);
     this.#records = 0;
   }
 
-  #merge(visit: (words: Uint32Array, at: number) => void): void {
-    const w = this.words;
-    this.#buf = new Uint32Array(0);
-    const each = Math.max(
-      MERGE_WORDS,
-      Math.floor(this.#memory / 4 / this.#runs.length),
-    );
-    const runs: Run[] = this.#runs.map((r) => {
-      const buf = new Uint32Array(Math.max(1, Math.floor(Math.min(each, r.words) / w)) * w);
-      return { at: r.at, left: r.words, buf, pos: 0, end: 0 };
+  /** Writes the records that `give` adds behind all others in the file. */
+  #store(give: (add: (words: Uint32Array, at: number) => void) => void): StoredRun {
+    const w = this.words, start = this.#written;
+    const file = this.#file ??= new TempFile(this.#tempDir);
+    const chunk = new Uint32Array(Math.max(1, Math.floor(65536 / w)) * w);
+    let fill = 0;
+    const flush = () => {
+      file.write(chunk.subarray(0, fill), this.#written);
+      this.#written += fill;
+      fill = 0;
+    };
+    give((words, at) => {
+      for (let k = 0; k < w; k++) chunk[fill++] = words[at + k] as number;
+      if (fill === chunk.length) flush();
     });
-    const live = runs.filter((r) => this.#refill(r));
-    // Few runs: the least head is found by looking at all of them.
-    while (live.length > 0) {
-      let least = live[0] as Run, index = 0;
-      for (let i = 1; i < live.length; i++) {
-        const r = live[i] as Run;
-        if (this.#compare(r, least) < 0) {
-          least = r;
-          index = i;
-        }
+    if (fill > 0) flush();
+    return { at: start, words: this.#written - start };
+  }
+
+  /** Merges neighbouring runs until so many are left as can be merged together. */
+  #reduceRuns(): void {
+    const together = Math.max(LEAST_MERGED, Math.floor(this.#memory / 4 / MERGE_WORDS));
+    while (this.#runs.length > together) {
+      const longer: StoredRun[] = [];
+      for (let i = 0; i < this.#runs.length; i += together) {
+        const group = this.#runs.slice(i, i + together);
+        longer.push(
+          group.length === 1
+            ? group[0] as StoredRun
+            : this.#store((add) => this.#merge(group, add)),
+        );
       }
+      this.#runs = longer;
+    }
+  }
+
+  /** Visits the records of these runs in order, equal ones as they came. */
+  #merge(stored: readonly StoredRun[], visit: (words: Uint32Array, at: number) => void): void {
+    const w = this.words;
+    const each = Math.max(MERGE_WORDS, Math.floor(this.#memory / 4 / stored.length));
+    // A heap: the least head comes first, and none is less than the one above it.
+    const heap: Run[] = [];
+    for (const [index, { at, words }] of stored.entries()) {
+      const buf = new Uint32Array(Math.max(1, Math.floor(Math.min(each, words) / w)) * w);
+      const run = { index, at, left: words, buf, pos: 0, end: 0 };
+      if (this.#refill(run)) heap.push(run);
+    }
+    for (let i = (heap.length >> 1) - 1; i >= 0; i--) this.#sink(heap, i);
+    while (heap.length > 0) {
+      const least = heap[0] as Run;
       visit(least.buf, least.pos);
       least.pos += w;
-      if (least.pos === least.end && !this.#refill(least)) live.splice(index, 1);
+      if (least.pos === least.end && !this.#refill(least)) {
+        const last = heap.pop() as Run;
+        if (heap.length === 0) return;
+        heap[0] = last;
+      }
+      this.#sink(heap, 0);
     }
+  }
+
+  /** Moves the run at `i` down to where it belongs. */
+  #sink(heap: Run[], i: number): void {
+    const run = heap[i] as Run, n = heap.length;
+    for (let child = 2 * i + 1; child < n; child = 2 * i + 1) {
+      if (child + 1 < n && this.#compare(heap[child + 1] as Run, heap[child] as Run) < 0) child++;
+      if (this.#compare(run, heap[child] as Run) <= 0) break;
+      heap[i] = heap[child] as Run;
+      i = child;
+    }
+    heap[i] = run;
   }
 
   #compare(a: Run, b: Run): number {
@@ -233,7 +280,7 @@ export class Sorter {
       const x = a.buf[a.pos + k] as number, y = b.buf[b.pos + k] as number;
       if (x !== y) return x < y ? -1 : 1;
     }
-    return 0;
+    return a.index - b.index;
   }
 
   #refill(r: Run): boolean {

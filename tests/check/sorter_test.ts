@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { FACT_READDIR, FACT_SRCH, FactBook, SIDE_ITEM, SIDE_SOURCE } from "../../fs/check/facts.ts";
 import { Sorter } from "../../fs/check/sorter.ts";
+import { TempFileError } from "../../fs/check/temp_file.ts";
 
 function sortAll(
   records: readonly number[][],
@@ -38,6 +39,41 @@ Deno.test("more records than memory spill to a file and are merged; the file is 
   assert.ok(spilled);
   const keys = (list: readonly number[][]) => list.map(([a, b]) => `${a}.${b}`);
   assert.deepEqual(keys(out), keys(records.toSorted(byKey)));
+});
+
+Deno.test("more runs than can be merged together are merged in groups, equal records as they came", () => {
+  const WORDS = 512, NR = 10_000;
+  let seed = 7;
+  const next = () => (seed = Math.imul(seed, 1664525) + 1013904223 >>> 0);
+  const sorter = new Sorter({ words: WORDS, keyWords: 1, memory: 1, tempDir: undefined });
+  const keys: number[] = [];
+  for (let i = 0; i < NR; i++) {
+    const at = sorter.slot(), buf = sorter.buffer;
+    buf[at] = next() % 1000;
+    buf.fill(i, at + 1, at + WORDS);
+    keys.push(buf[at]!);
+  }
+  const expected = keys.map((key, i) => [key, i]).sort((a, b) => a[0]! - b[0]! || a[1]! - b[1]!);
+  let nr = 0;
+  sorter.forEach((w, at) => {
+    const [key, i] = expected[nr++] as [number, number];
+    assert.deepEqual([w[at], w[at + 1], w[at + WORDS - 1]], [key, i, i]);
+  });
+  assert.equal(nr, NR);
+  sorter.close();
+});
+
+Deno.test("a temporary file that cannot be made or written is told in one line", () => {
+  const fill = (dir: string) => {
+    const sorter = new Sorter({ words: 512, keyWords: 1, memory: 1, tempDir: dir });
+    for (let i = 0; i < 1000; i++) {
+      const at = sorter.slot();
+      sorter.buffer[at] = i;
+    }
+  };
+  const says = (text: RegExp) => (e: unknown): boolean =>
+    e instanceof TempFileError && text.test(e.message) && !e.message.includes("\n");
+  assert.throws(() => fill("/does/not/exist"), says(/^a temporary file in \/does\/not\/exist/));
 });
 
 Deno.test("both sides of a fact agree in any order, and differ when one word differs", () => {
