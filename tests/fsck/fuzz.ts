@@ -32,6 +32,7 @@ import {
 } from "./damage.ts";
 import type { Subject } from "./fuzz_bases.ts";
 import { Buffers, FuzzDevice, Image } from "./fuzz_device.ts";
+import { Keeper } from "./fuzz_kept.ts";
 import { Explainer, reasonOf, seenReason } from "./fuzz_explain.ts";
 import { bytes, fill } from "./repair_support.ts";
 
@@ -96,6 +97,7 @@ export class Target {
   readonly #mattering: ReadonlySet<number>;
   readonly #items: readonly Damage[];
   readonly #explainer: Explainer;
+  readonly #keeper: Keeper;
   readonly #undersized: boolean;
 
   constructor(subject: Subject) {
@@ -108,6 +110,7 @@ export class Target {
     this.#mattering = new Set(matteringBlocks(meta));
     this.#items = [...itemDamage(meta, 4), ...referenceDamage(meta)];
     this.#explainer = new Explainer(this.#meta, meta, data, this.#mattering);
+    this.#keeper = new Keeper(this.#meta, this.#data, meta, data);
     const report = checkVolume(meta, data);
     this.#undersized = report.counts.has("undersized");
     if (!isSound(report)) throw new Error(`${this.name} is not sound: ${problems(report)}`);
@@ -127,7 +130,7 @@ export class Target {
 
   /** A check, which must not write. */
   #checked({ meta, data }: Volume): Report {
-    const state = () => [meta.changed.length, data.changed.length, meta.unreadable].join();
+    const state = () => [meta.changed.length, data.changed.length, ...meta.unreadable].join();
     const before = state(), report = checkVolume(meta, data);
     if (state() !== before) throw new Error("the check wrote");
     return report;
@@ -149,7 +152,7 @@ export class Target {
     const failed = (what: string, why: string) => done(`FAILED ${what}`, why);
     try {
       const changes = this.#damage(v, random, kind);
-      const verdict = this.#verdict(v, kind);
+      const verdict = this.#verdict(v, kind), hit = this.#keeper.hit(v.meta);
       // What a check alone says; a repair begins with the same check.
       const alone = !repair || random.oneIn(4) ? this.#checked(v) : null;
       if (random.oneIn(4)) readWhatCanBe(v);
@@ -192,6 +195,11 @@ export class Target {
         );
       }
       readAll(v);
+      const lost = hit === null ? [] : this.#keeper.lost(v.meta, v.data, hit);
+      if (lost.length > 0) {
+        const why = `${lost.join("\n")}\nof\n${problems(first)}\n${names(changes)}`;
+        return failed("what was not damaged is not what it was", why);
+      }
       // What is too small is mended where that needs no space, but never mounted.
       if (random.oneIn(12) && !this.#undersized) await mountAndWork(v, seed);
       return done("mended");

@@ -89,8 +89,10 @@ export class FuzzDevice implements Device {
     return [...this.#changed.keys()];
   }
 
-  get unreadable(): number {
-    return this.#unreadable.size;
+  /** Indexes of the blocks of 64 KiB of which a part cannot be read. */
+  get unreadable(): number[] {
+    const per = LG_SIZE / SM_SIZE;
+    return [...new Set([...this.#unreadable].map((blkno) => Math.floor(blkno / per)))];
   }
 
   makeUnreadable(blkno: number): void {
