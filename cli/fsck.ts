@@ -11,7 +11,13 @@ import { checkOnline } from "../fs/check/online.ts";
 import { PathFinder } from "../fs/check/paths.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
-import { applyUndo, UndoDevice, UndoFile, type UndoIdentity } from "../fs/check/repair/undo.ts";
+import {
+  applyUndo,
+  superCrc,
+  UndoDevice,
+  UndoFile,
+  type UndoIdentity,
+} from "../fs/check/repair/undo.ts";
 import type { Device } from "../fs/device.ts";
 import { EINVAL } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
@@ -202,7 +208,7 @@ function checkUnmounted(
   const pair: DevicePair = second === undefined ? devicesOf(first) : { meta: first, data: second };
   const write = undoApply !== undefined || o.mode !== "report";
   return withDevices({ ...pair, write, exclusive: true }, (meta, data) => {
-    if (undoApply !== undefined) return undo(undoApply, meta, data, show);
+    if (undoApply !== undefined) return undo(undoApply, meta, data, o, show);
     const wrong = o.force ? null : reasonAgainstPair(meta, data);
     if (wrong !== null) throw new FsError(EINVAL, wrong);
     if (!mayUse(meta, o, show)) return EXIT_FAILED;
@@ -321,6 +327,7 @@ function mend(
     const mended = commits > 0 || modified() ? MENDED : 0;
     const status = isSound(report) ? mended : mended | EXIT_PROBLEMS_LEFT;
     const undo = file !== null && modified() ? file.path : null;
+    file?.end();
     show.end(meta.name, { report, modified: modified(), stopped, undo, status });
     return status;
   } catch (e) {
@@ -342,20 +349,25 @@ function undoIdentity(meta: BlockDevice, data: BlockDevice): UndoIdentity {
   } catch (e) {
     if (!(e instanceof FsError)) throw e;
   }
-  return { fsid, devices: [meta, data].map(({ name, size }) => ({ name, size })) };
+  return {
+    fsid,
+    superCrc: superCrc(meta),
+    devices: [meta, data].map(({ name, size }) => ({ name, size })),
+  };
 }
 
 function undo(
   path: string,
   meta: BlockDevice,
   data: BlockDevice,
+  o: FsckOptions,
   show: Display,
 ): number {
-  const { restored, torn } = applyUndo(path, meta, data);
+  const { restored, unfinished } = applyUndo(path, meta, data, o.force);
   show.line(
     `${meta.name}: ${formatSize(restored)} were restored` +
-      (torn ? "; the repair had been interrupted before its last write" : ""),
-    { record: "undone", volume: meta.name, bytes: restored, torn },
+      (unfinished ? "; that repair had been interrupted, or the end of the file is lost" : ""),
+    { record: "undone", volume: meta.name, bytes: restored, unfinished },
   );
   return 0;
 }

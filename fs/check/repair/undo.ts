@@ -1,23 +1,33 @@
 /**
  * Undoing a repair: a device that saves what it is about to overwrite in a file, and the way back.
  *
- * The file is a header of one page (a line of JSON), then records, each a page of description and
- * the old bytes. Invariants: a page of a device is saved at most once, with what it held before the
- * first change; a record is durable before the write that it is about; so whatever a crash leaves,
- * the whole records of the file bring back the old volume, and a torn record at the end belongs to a
- * write that never began.
+ * The file is a header of one page (a line of JSON), then records, each a page of description, some
+ * followed by bytes: old bytes of a device; the checksum of a super block that is about to be written;
+ * the end. Invariants: a page of a device is saved at most once, with what it held before the first
+ * change; a record is durable before the write that it is about; so whatever a crash leaves, the whole
+ * records of the file bring back the old volume, and a torn record at the end belongs to a write that
+ * never began.
  *
- * Restoring may be interrupted and repeated: it only writes what the file says.
+ * Restoring may be interrupted and repeated: it only writes what the file says. A volume that somebody
+ * else has changed since is recognised by its super block, which is none that the file knows.
  */
 
+import { bytesEqual } from "../../../format/bytes.ts";
 import { crc32c } from "../../../format/crc32c.ts";
-import { EEXIST, EINVAL } from "../../../format/errno.ts";
+import { SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
+import { EEXIST, EINVAL, EIO } from "../../../format/errno.ts";
 import type { Device } from "../../device.ts";
-import { FsError } from "../../errors.ts";
+import { assert, FsError } from "../../errors.ts";
 
 const PAGE = 4096;
-const MAGIC = "scoutfs-undo-1";
-const RECORD_MAGIC = 0x5c0d0001;
+const MAGIC = "scoutfs-undo-2";
+const SUPER_OFF = SUPER_BLKNO * SM_SIZE;
+/** So much of a device's name fits into the header, however it is escaped. */
+const NAME = 250;
+/** Kinds of records. */
+const OLD_BYTES = 0x5c0d0001;
+const NEW_SUPER = 0x5c0d0002;
+const END = 0x5c0d0003;
 /** Largest piece that one record saves. */
 const MAX_RECORD = 1 << 20;
 
@@ -25,6 +35,8 @@ const MAX_RECORD = 1 << 20;
 export interface UndoIdentity {
   /** 16 hexadecimal digits; what the metadata super block said, "unknown" if it could not be read. */
   readonly fsid: string;
+  /** Checksum of the metadata device's super block before the repair (`superCrc`). */
+  readonly superCrc: number;
   /** Names and bytes of the two devices, metadata first. */
   readonly devices: readonly { readonly name: string; readonly size: number }[];
 }
@@ -33,6 +45,7 @@ export interface UndoIdentity {
 export class UndoFile {
   readonly #file: Deno.FsFile;
   bytesSaved = 0;
+  #failed = false;
 
   /** Creates `path`, which must not exist: an undo file is never overwritten. */
   constructor(readonly path: string, identity: UndoIdentity) {
@@ -44,23 +57,30 @@ export class UndoFile {
       }
       throw new FsError(EINVAL, `${path}: ${e instanceof Error ? e.message : e}`);
     }
-    this.#write(page(JSON.stringify({ magic: MAGIC, ...identity }) + "\n"));
+    const devices = identity.devices.map(({ name, size }) => ({ name: name.slice(-NAME), size }));
+    this.#write(page(JSON.stringify({ magic: MAGIC, ...identity, devices }) + "\n"));
     this.#file.syncSync();
   }
 
   /** Makes the old bytes at `off` of device `index` durable. */
   save(index: number, old: Uint8Array, off: number): void {
-    const head = new Uint8Array(PAGE), v = new DataView(head.buffer);
-    v.setUint32(4, RECORD_MAGIC, true);
-    v.setUint32(8, index, true);
-    v.setUint32(12, old.length, true);
-    v.setBigUint64(16, BigInt(off), true);
-    v.setUint32(24, crc32c(old), true);
-    v.setUint32(0, crc32c(head, 4, 24), true);
-    this.#write(head);
+    this.#write(recordHead(OLD_BYTES, index, old.length, off, crc32c(old)));
     this.#write(old);
     this.#file.syncDataSync();
     this.bytesSaved += old.length;
+  }
+
+  /** The metadata device is about to get a super block with this checksum. */
+  noteSuper(crc: number): void {
+    this.#write(recordHead(NEW_SUPER, 0, 0, SUPER_OFF, crc));
+    this.#file.syncDataSync();
+  }
+
+  /** Nothing more is going to be changed. A file that could not take all stays unfinished. */
+  end(): void {
+    if (this.#failed) return;
+    this.#write(recordHead(END, 0, 0, 0, 0));
+    this.#file.syncDataSync();
   }
 
   close(): void {
@@ -71,9 +91,27 @@ export class UndoFile {
     try {
       for (let at = 0; at < bytes.length;) at += this.#file.writeSync(bytes.subarray(at));
     } catch (e) {
+      this.#failed = true;
       throw new FsError(EINVAL, `${this.path}: ${e instanceof Error ? e.message : e}`);
     }
   }
+}
+
+function recordHead(
+  kind: number,
+  index: number,
+  length: number,
+  off: number,
+  crc: number,
+): Uint8Array {
+  const head = new Uint8Array(PAGE), v = new DataView(head.buffer);
+  v.setUint32(4, kind, true);
+  v.setUint32(8, index, true);
+  v.setUint32(12, length, true);
+  v.setBigUint64(16, BigInt(off), true);
+  v.setUint32(24, crc, true);
+  v.setUint32(0, crc32c(head, 4, 24), true);
+  return head;
 }
 
 /** A device whose first overwriting of each page is preceded by saving it. */
@@ -101,11 +139,15 @@ export class UndoDevice implements Device {
   }
   write(buf: Uint8Array, off: number): void {
     this.#save(off, buf.length);
+    if (this.index === 0 && off <= SUPER_OFF && off + buf.length >= SUPER_OFF + SM_SIZE) {
+      this.file.noteSuper(crc32c(buf, SUPER_OFF - off, SM_SIZE));
+    }
     this.dev.write(buf, off);
   }
   writev(bufs: readonly Uint8Array[], off: number): void {
     let len = 0;
     for (const b of bufs) len += b.length;
+    assert(this.index !== 0 || off >= SUPER_OFF + SM_SIZE, "a super block is written by itself");
     this.#save(off, len);
     this.dev.writev(bufs, off);
   }
@@ -136,34 +178,40 @@ export class UndoDevice implements Device {
 export interface UndoResult {
   /** Bytes brought back. */
   readonly restored: number;
-  /** The file ends in a record that never became whole: the repair was interrupted there. */
-  readonly torn: boolean;
+  /** The file does not say that the repair had ended: it was interrupted, or the file's end is lost. */
+  readonly unfinished: boolean;
 }
 
 /**
  * Brings both devices back to what they were, and reads them again to see that they are. Throws
- * FsError for a file that is not about these devices, before anything is written.
+ * FsError before anything is written for a file that is damaged or not about these devices, and,
+ * unless `force` is set, when the volume has been changed since.
  */
-export function applyUndo(path: string, meta: Device, data: Device): UndoResult {
+export function applyUndo(path: string, meta: Device, data: Device, force: boolean): UndoResult {
   const devices = [meta, data] as const;
-  let file: Deno.FsFile;
+  const refuse = (why: string) => new FsError(EINVAL, `${path}: ${why}`);
+  const file = new UndoReader(path);
   try {
-    file = Deno.openSync(path, { read: true });
-  } catch (e) {
-    throw new FsError(EINVAL, `${path}: ${e instanceof Error ? e.message : e}`);
-  }
-  try {
-    checkIdentity(path, readPage(file), devices);
-    // A record's device is known good before any record is written.
-    let restored = 0;
-    const torn = forEachRecord(file, (index, bytes, off) => {
+    const supers = new Set([checkIdentity(path, file.header(), devices)]);
+    // All of the file is known good before anything is written.
+    let restored = 0, unfinished = true;
+    file.forEach(({ kind, index, off, crc, bytes }) => {
+      unfinished = kind !== END;
+      if (kind === NEW_SUPER) supers.add(crc);
+      if (kind !== OLD_BYTES) return;
       const dev = devices[index];
       if (dev === undefined || off + bytes.length > dev.size) {
-        throw new FsError(EINVAL, `${path}: a record lies outside the devices`);
+        throw refuse("a record lies outside the devices");
       }
     });
-    file.seekSync(PAGE, Deno.SeekMode.Start);
-    forEachRecord(file, (index, bytes, off) => {
+    if (!force && !supers.has(superCrc(meta))) {
+      throw refuse(
+        `${meta.name} has been changed since that repair: it was mounted or mended, or is another ` +
+          "volume's; --force restores it all the same",
+      );
+    }
+    file.forEach(({ kind, index, off, bytes }) => {
+      if (kind !== OLD_BYTES) return;
       const dev = devices[index] as Device;
       const buf = dev.allocBuffer(bytes.length);
       buf.set(bytes);
@@ -171,24 +219,36 @@ export function applyUndo(path: string, meta: Device, data: Device): UndoResult 
       restored += bytes.length;
     });
     for (const dev of devices) dev.flush();
-    file.seekSync(PAGE, Deno.SeekMode.Start);
-    forEachRecord(file, (index, bytes, off) => {
+    file.forEach(({ kind, index, off, bytes }) => {
+      if (kind !== OLD_BYTES) return;
       const dev = devices[index] as Device;
       const buf = dev.allocBuffer(bytes.length);
       dev.read(buf, off);
-      for (let i = 0; i < bytes.length; i++) {
-        if (buf[i] !== bytes[i]) {
-          throw new FsError(EINVAL, `${dev.name}: byte ${off + i} was not restored`);
-        }
+      if (!bytesEqual(buf, bytes)) {
+        throw new FsError(EIO, `${dev.name}: what was written at byte ${off} is not there`);
       }
     });
-    return { restored, torn };
+    return { restored, unfinished };
   } finally {
     file.close();
   }
 }
 
-function checkIdentity(path: string, head: Uint8Array | null, devices: readonly Device[]): void {
+/** The checksum of the metadata device's super block, whatever it holds. */
+export function superCrc(meta: Device): number {
+  if (meta.size < SUPER_OFF + SM_SIZE) return 0;
+  const block = meta.allocBuffer(SM_SIZE);
+  try {
+    meta.read(block, SUPER_OFF);
+  } catch (e) {
+    if (e instanceof FsError) return 0; // It cannot be read: as good as none.
+    throw e;
+  }
+  return crc32c(block);
+}
+
+/** Checks that a file is about these devices; the checksum of the super block before the repair. */
+function checkIdentity(path: string, head: Uint8Array | null, devices: readonly Device[]): number {
   const refuse = (why: string) => new FsError(EINVAL, `${path}: ${why}`);
   let parsed: unknown;
   try {
@@ -200,52 +260,114 @@ function checkIdentity(path: string, head: Uint8Array | null, devices: readonly 
   if (typeof parsed !== "object" || parsed === null || !("magic" in parsed)) {
     throw refuse("this is no undo file");
   }
-  const { magic, devices: sizes } = parsed as { magic: unknown; devices?: unknown };
-  if (magic !== MAGIC || !Array.isArray(sizes)) throw refuse("this is no undo file");
+  const { magic, devices: sizes, superCrc } = parsed as Record<string, unknown>;
+  if (magic !== MAGIC || !Array.isArray(sizes) || typeof superCrc !== "number") {
+    throw refuse("this is no undo file");
+  }
   devices.forEach((dev, i) => {
     const size = (sizes[i] as { size?: unknown } | undefined)?.size;
     if (size !== dev.size) throw refuse(`${dev.name} is not a device that it is about`);
   });
+  return superCrc;
 }
 
-/** Visits the whole records from the file's position on; true when a torn one follows them. */
-function forEachRecord(
-  file: Deno.FsFile,
-  visit: (index: number, bytes: Uint8Array, off: number) => void,
-): boolean {
-  for (;;) {
-    const head = readPage(file);
-    if (head === null) return false;
-    const v = new DataView(head.buffer);
-    if (v.getUint32(0, true) !== crc32c(head, 4, 24) || v.getUint32(4, true) !== RECORD_MAGIC) {
-      return true;
-    }
-    const bytes = new Uint8Array(v.getUint32(12, true));
-    if (readFully(file, bytes) < bytes.length || crc32c(bytes) !== v.getUint32(24, true)) {
-      return true;
-    }
-    visit(v.getUint32(8, true), bytes, Number(v.getBigUint64(16, true)));
+interface UndoRecord {
+  readonly kind: number;
+  readonly index: number;
+  readonly off: number;
+  readonly crc: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Reads the records of an undo file. */
+class UndoReader {
+  readonly #file: Deno.FsFile;
+
+  constructor(private readonly path: string) {
+    this.#file = this.#guard(() => Deno.openSync(path, { read: true }));
   }
+
+  close(): void {
+    this.#file.close();
+  }
+
+  /** The first page; null if the file is shorter. */
+  header(): Uint8Array | null {
+    const page = new Uint8Array(PAGE);
+    return this.#readFully(page) < PAGE ? null : page;
+  }
+
+  /**
+   * Visits the whole records. One that is torn is the last: it was being written when the repair was
+   * interrupted. If anything that once was a record follows, the file is damaged: throws FsError.
+   */
+  forEach(visit: (r: UndoRecord) => void): void {
+    this.#file.seekSync(PAGE, Deno.SeekMode.Start);
+    const head = new Uint8Array(PAGE);
+    while (this.#readFully(head) === PAGE) {
+      const record = decodeHead(head);
+      if (record === null) {
+        this.#mustEnd();
+        return;
+      }
+      const bytes = new Uint8Array(record.length);
+      if (this.#readFully(bytes) < bytes.length) return;
+      if (record.kind === OLD_BYTES && crc32c(bytes) !== record.crc) {
+        this.#mustEnd();
+        return;
+      }
+      visit({ ...record, bytes });
+    }
+  }
+
+  #mustEnd(): void {
+    const page = new Uint8Array(PAGE);
+    while (this.#readFully(page) === PAGE) {
+      if (decodeHead(page) !== null) {
+        throw new FsError(EINVAL, `${this.path}: the file is damaged, nothing was restored`);
+      }
+    }
+  }
+
+  #readFully(bytes: Uint8Array): number {
+    return this.#guard(() => {
+      let at = 0;
+      while (at < bytes.length) {
+        const n = this.#file.readSync(bytes.subarray(at));
+        if (n === null) break;
+        at += n;
+      }
+      return at;
+    });
+  }
+
+  #guard<T>(run: () => T): T {
+    try {
+      return run();
+    } catch (e) {
+      throw new FsError(EINVAL, `${this.path}: ${e instanceof Error ? e.message : e}`);
+    }
+  }
+}
+
+function decodeHead(
+  head: Uint8Array<ArrayBuffer>,
+): { kind: number; index: number; length: number; off: number; crc: number } | null {
+  const v = new DataView(head.buffer, head.byteOffset);
+  const kind = v.getUint32(4, true);
+  if (v.getUint32(0, true) !== crc32c(head, 4, 24)) return null;
+  if (kind !== OLD_BYTES && kind !== NEW_SUPER && kind !== END) return null;
+  return {
+    kind,
+    index: v.getUint32(8, true),
+    length: v.getUint32(12, true),
+    off: Number(v.getBigUint64(16, true)),
+    crc: v.getUint32(24, true),
+  };
 }
 
 function page(text: string): Uint8Array {
   const bytes = new Uint8Array(PAGE);
   bytes.set(new TextEncoder().encode(text).subarray(0, PAGE));
   return bytes;
-}
-
-/** A page; null at the end of the file. A part of a page counts as one that is torn. */
-function readPage(file: Deno.FsFile): Uint8Array<ArrayBuffer> | null {
-  const bytes = new Uint8Array(PAGE);
-  return readFully(file, bytes) === 0 ? null : bytes;
-}
-
-function readFully(file: Deno.FsFile, bytes: Uint8Array): number {
-  let at = 0;
-  while (at < bytes.length) {
-    const n = file.readSync(bytes.subarray(at));
-    if (n === null) break;
-    at += n;
-  }
-  return at;
 }
