@@ -27,24 +27,18 @@ import {
   extentOf,
   FS_ROOT,
   isAllocator,
-  isBloom,
-  isCompaction,
   isDataAllocator,
   isItemTree,
-  isMergeItem,
   isMergeItemOf,
-  isServerTree,
-  itemsOf,
-  logTreeOf,
 } from "../names.ts";
-import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
+import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
 import { Findings } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
 import { FixScope } from "./fixers_scope.ts";
-import { ItemPatch, parseKey } from "./item_patch.ts";
+import { ItemPatch } from "./item_patch.ts";
 import { Round } from "./round.ts";
 import {
   expectedHole,
@@ -52,21 +46,18 @@ import {
   type Hole,
   LOG_TREES,
   type Loose,
-  type LooseLeaf,
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
+import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
-import { SEQ_LIMIT } from "./round.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
 import { TempFileError } from "../temp_file.ts";
 import { mendSlots } from "./supers.ts";
-import { rewriteTree } from "./tree_rewrite.ts";
 import { BTREE_MAX_HEIGHT, ZONE_LOG_MERGE_FREEING } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
-import { LogTrees } from "../../../format/log_trees.ts";
 
 /** From this round on each must leave fewer problems than any before: else it goes in circles. */
 const MAX_ROUNDS = 16;
@@ -255,9 +246,17 @@ class Repair {
       this.#recovered = true;
       this.options.log?.("what crashed mounts had left behind was taken back");
     }
-    this.#mendServerTrees(servers, findings, allowed);
+    const mender: Structure = {
+      round,
+      servers,
+      findings,
+      allowed,
+      mayMend: (bad) => this.#mayMend(bad, findings),
+      log: (line) => this.options.log?.(line),
+    };
+    mendServerTrees(mender);
     const holes = this.#wholeHoles(cx, findings, allowed);
-    const structure = this.#mendItemTrees(round, servers, findings, allowed, holes, loose.leaves);
+    const structure = mendItemTrees(mender, holes, loose.leaves);
     this.#salvage(round, servers, holes, loose, findings);
     this.#fsRootLost = false;
     if (holes.some((h) => h.tree === FS_ROOT) && freeIsKnown(cx, findings)) {
@@ -286,59 +285,6 @@ class Repair {
     servers.write();
     round.commit();
     return true;
-  }
-
-  #mendServerTrees(
-    servers: ServerTrees,
-    findings: Findings,
-    allowed: readonly Problem[],
-  ): void {
-    for (const { code, values } of allowed) {
-      const what = String(values["what"] ?? "");
-      if (
-        isMergeItemOf(what, ZONE_LOG_MERGE_FREEING) &&
-        /^(block-|btree-|ref-range|root-|merge)/.test(code)
-      ) {
-        servers.dropFreeing();
-      }
-      if (code === "root-pad" && isMergeItem(what)) servers.clearPads();
-      if (isCompaction(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
-        servers.dropCompactions();
-      }
-      if (isServerTree(what) && findings.serverTrees.has(what)) servers.touch(what);
-      switch (code) {
-        case "log-tree":
-        case "log-tree-open":
-        case "owner-unknown":
-          servers.touch("logs_root");
-          break;
-        case "mounted-client":
-          servers.touch("mounted_clients");
-          break;
-        case "srch-file":
-        case "ref-range":
-        case "block-read":
-        case "block-crc":
-        case "block-magic":
-        case "block-fsid":
-        case "block-seq":
-        case "block-blkno":
-          if (servers.dropSearchFile(what)) {
-            this.options.log?.(
-              `${what} was dropped, its entries are made anew from the attributes`,
-            );
-          }
-          break;
-        case "srch-compaction":
-          servers.dropCompactions();
-          break;
-        case "merge":
-          if (/^(log_merge: )?nr_/.test(String(values["why"]))) servers.recountMerge();
-          break;
-        default:
-          break;
-      }
-    }
   }
 
   /** Looks for what lost blocks of item trees held, if any are to be mended. */
@@ -401,103 +347,8 @@ class Repair {
     }
   }
 
-  /** Writes anew what is damaged in fs_root and log trees; false if nothing is. */
-  #mendItemTrees(
-    round: Round,
-    servers: ServerTrees,
-    findings: Findings,
-    allowed: readonly Problem[],
-    holes: Hole[],
-    copies: readonly LooseLeaf[],
-  ): boolean {
-    const unwanted = Map.groupBy(
-      allowed.filter(({ code, values }) =>
-        (code === "item-zone" || code === "item-key-fields" || code === "item-length") &&
-        isItemTree(String(values["what"]))
-      ),
-      ({ values }) => treeOf(values),
-    );
-    const lateVersions = (what: string): Key[] =>
-      allowed.filter(({ code, values }) =>
-        code === "item-seq" && treeOf(values) === what && Number(values["seq"]) >= SEQ_LIMIT
-      ).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
-    const keysOf = (what: string): Key[] =>
-      (unwanted.get(what) ?? []).flatMap(({ values }) => parseKey(String(values["key"])) ?? []);
-    const badOf = (tree: string): BadBlock[] =>
-      round.cx.badBlocks.filter((b) => b.tree === tree && this.#mayMend(b, findings));
-    const rootBad = (what: string): boolean =>
-      allowed.some((p) => p.code === "root-height" && p.values["what"] === what);
-    let any = false;
-    const mend = (
-      what: string,
-      bad: BadBlock[],
-      items: string,
-      root: typeof round.sb.fsRoot,
-      newest: number,
-    ) => {
-      const keys = keysOf(items), late = lateVersions(items);
-      if (bad.length + keys.length + late.length === 0 && !rootBad(what)) return;
-      const log = what !== FS_ROOT;
-      const damage = { bad, unwanted: keys, late, newest, log, name: what, copies };
-      const { lostBlocks, unusable, doubtful, holes: left } = rewriteTree(round, root, damage);
-      any = true;
-      for (const hole of left) holes.push(hole);
-      if (log) servers.touch("logs_root");
-      if (lostBlocks > 0) this.options.log?.(`${what}: ${lostBlocks} blocks were lost`);
-      if (unusable > 0) this.options.log?.(`${what}: ${unusable} items were lost`);
-      if (doubtful > 0) {
-        this.options.log?.(
-          `${what}: ${doubtful} items of blocks with a wrong checksum were kept: they may be wrong`,
-        );
-      }
-    };
-    const bad = badOf(FS_ROOT);
-    if (!round.fsRootIsOurs && !round.mergeAbandoned && (bad.length > 0 || rootBad(FS_ROOT))) {
-      // Its completions can neither be spliced into a damaged fs_root nor become ranges again. Totals
-      // that it had added already are found wrong by the next round.
-      servers.abandonMerge();
-      this.options.log?.("a log merge was given up: the next one begins anew");
-    }
-    if (round.fsRootIsOurs || round.mergeAbandoned) {
-      mend(FS_ROOT, bad, FS_ROOT, round.sb.fsRoot, round.newest);
-    }
-    for (const { lt, what } of round.items.logTrees) {
-      mend(itemsOf(what), badOf(itemsOf(what)), what, lt.itemRoot, lt.maxItemSeq);
-    }
-    if (any || round.cx.badBlocks.some((b) => isItemTree(b.tree))) return any;
-    this.#mendVersions(servers, allowed);
-    return false;
-  }
-
   #mayMend(bad: BadBlock, findings: Findings): boolean {
     return findings.codesOf(bad.ref.blkno).every((code) => this.#may(code, 1));
-  }
-
-  /** What a log tree says of its own items: their greatest seq, the locks that they are under. */
-  #mendVersions(servers: ServerTrees, allowed: readonly Problem[]): void {
-    const { logTrees } = servers;
-    const byWhat = new Map(servers.named());
-    const blooms = new Set<LogTrees>();
-    for (const { code, values } of allowed) {
-      const what = String(values["what"] ?? "");
-      if (code === "item-seq") {
-        const seq = Number(values["seq"]);
-        const lt = byWhat.get(treeOf(values));
-        if (seq >= SEQ_LIMIT) continue;
-        if (lt !== undefined && seq > lt.maxItemSeq) {
-          lt.maxItemSeq = seq;
-          servers.touch("logs_root");
-        }
-        servers.raiseSeq(seq);
-      }
-      const lt = byWhat.get(treeOf(values));
-      const blooming = code.startsWith("bloom-") || isBloom(what) || code === "log-tree";
-      if (blooming && lt !== undefined) blooms.add(lt);
-    }
-    for (const lt of logTrees) {
-      const missing = lt.itemRoot.height > 0 && lt.bloomRef.isNull;
-      if (missing || blooms.has(lt)) servers.rebuildBloom(lt);
-    }
   }
 
   #mendItems(
@@ -555,9 +406,6 @@ class Repair {
     return done.size > 0;
   }
 }
-
-/** Problems name a log tree, the tree of its items, or its bloom block. */
-const treeOf = (values: Values): string => logTreeOf(String(values["what"]));
 
 /**
  * Whether all free metadata blocks have been found. A volume without any free extents is one whose
