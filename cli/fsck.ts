@@ -21,6 +21,7 @@ import {
 import type { Device } from "../fs/device.ts";
 import { EINVAL } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
+import { type QuorumSlotSetting, slotConflict } from "../fs/mkfs.ts";
 import { SystemClock, SystemRandom } from "../fs/sys/clock.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import type { BlockDevice } from "../fs/sys/device.ts";
@@ -34,7 +35,7 @@ import { Interrupt, MENDED } from "./interrupt.ts";
 import { liveRecords } from "./mount/record.ts";
 import { runtimeDir } from "./mount/paths.ts";
 import { printLine } from "./output.ts";
-import { parseSize } from "./parse.ts";
+import { parseQuorumSlot, parseSize } from "./parse.ts";
 import { formatSize } from "./sizes.ts";
 
 const EXIT_PROBLEMS_LEFT = 4;
@@ -54,6 +55,9 @@ interface FsckOptions {
   /** Threads, this one among them. */
   readonly workers: number;
   readonly tempDir: string | undefined;
+  /** What only the user knows of a volume that has lost its super blocks. */
+  readonly slots: readonly QuorumSlotSetting[];
+  readonly trustData: boolean;
 }
 
 export const command: CommandSpec = {
@@ -73,6 +77,12 @@ export const command: CommandSpec = {
         "-f, --force",
         "go on although the volume seems to be mounted, or a device not its own",
       )
+      .option(
+        "-Q, --quorum-slot <NR,ADDR,PORT>",
+        "a quorum slot of a volume that has lost both super blocks, as mkfs was given it; repeatable",
+        (value: string, previous: string[] | undefined) => [...previous ?? [], value],
+      )
+      .option("--trust-data-device", "the data device is the volume's even if nothing shows it")
       .option("-v, --verbose", "show every problem, not only the first ten of each kind")
       .option("--json", "print problems and the summary as JSON, one record a line")
       .option("--progress", "show progress on standard error even where that is no terminal")
@@ -113,6 +123,8 @@ export const command: CommandSpec = {
           memory: Number(parseSize(o.memory)),
           workers: parseWorkers(o.workers),
           tempDir: o.tempDir,
+          slots: parseSlots(o.quorumSlot ?? []),
+          trustData: o.trustDataDevice === true,
         };
         const interrupt = await Interrupt.watch(options.json);
         const show = new Display(options);
@@ -164,6 +176,17 @@ function parseWorkers(text: string): number {
   return n;
 }
 
+function parseSlots(texts: readonly string[]): QuorumSlotSetting[] {
+  const slots = texts.map((text) => {
+    const slot = parseQuorumSlot(text);
+    if (typeof slot === "string") throw new UsageError(slot);
+    return slot;
+  });
+  const conflict = slotConflict(slots);
+  if (conflict !== undefined) throw new UsageError(conflict);
+  return slots;
+}
+
 /** What makes a check quicker. */
 type Help = Pick<CheckOptions, "crew" | "readAhead">;
 
@@ -209,7 +232,7 @@ function checkUnmounted(
   const write = undoApply !== undefined || o.mode !== "report";
   return withDevices({ ...pair, write, exclusive: true }, (meta, data) => {
     if (undoApply !== undefined) return undo(undoApply, meta, data, o, show);
-    const wrong = o.force ? null : reasonAgainstPair(meta, data);
+    const wrong = o.force || o.trustData ? null : reasonAgainstPair(meta, data);
     if (wrong !== null) throw new FsError(EINVAL, wrong);
     if (!mayUse(meta, o, show)) return EXIT_FAILED;
     return withHelp(
@@ -317,6 +340,8 @@ function mend(
       mode: o.mode === "safe" ? "safe" : "all",
       random: new SystemRandom(),
       now: new SystemClock().realtime(),
+      slots: o.slots,
+      trustData: o.trustData,
       onRound: (n) => {
         interrupt.roundsDone(n - 1);
         show.begin(new PathFinder(meta, new SystemRandom()));

@@ -4,14 +4,8 @@
  * the filesystem gets slot 0 on this host's loopback.
  */
 
-import { ipv4Text, parseIpv4 } from "../format/block.ts";
-import {
-  FMT_VERS_MAX,
-  FMT_VERS_MIN,
-  LG_SIZE,
-  QUORUM_MAX_SLOTS,
-  SM_SIZE,
-} from "../format/constants.ts";
+import { ipv4Text } from "../format/block.ts";
+import { FMT_VERS_MAX, FMT_VERS_MIN, LG_SIZE, SM_SIZE } from "../format/constants.ts";
 import { EBUSY, EEXIST, EINVAL, errnoNumber, strerror } from "../format/errno.ts";
 import { errnoError, FsError } from "../fs/errors.ts";
 import { makeFilesystem, type QuorumSlotSetting, slotAddress, slotConflict } from "../fs/mkfs.ts";
@@ -20,7 +14,7 @@ import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { formatUuid } from "../fs/volume.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
 import { printError, printLine } from "./output.ts";
-import { parseSize, parseU64 } from "./parse.ts";
+import { parseQuorumSlot, parseSize, parseU64 } from "./parse.ts";
 import { formatSize } from "./sizes.ts";
 
 const GIB = 1024 ** 3;
@@ -185,30 +179,10 @@ function sizeLimit(which: string, text: string | undefined, unit: number): numbe
 
 /** A slot of `NR,ADDR,PORT`. What is wrong goes to standard output, as from the reference. */
 function parseSlot(text: string): QuorumSlotSetting {
-  const refuse = (line: string): never => {
-    printLine(line);
-    throw errnoError(EINVAL);
-  };
-  const m = /^(\d+),([^,]+),(\d+)$/.exec(text);
-  if (m === null) {
-    return refuse(`extra unparsed trailing characters in quorum slot '${text}'`);
-  }
-  const [, nrText, addrText, portText] = m as unknown as [string, string, string, string];
-  const nr = Number(nrText), port = Number(portText), addr = parseIpv4(addrText);
-  if (nr >= QUORUM_MAX_SLOTS) {
-    return refuse(
-      `invalid nr '${nr}' in quorum slot '${text}', must be between 0 and ${QUORUM_MAX_SLOTS - 1}`,
-    );
-  }
-  if (port < 1 || port > 65535) {
-    return refuse(
-      `invalid ipv4 port '${portText}' in quorum slot '${text}', must be between 1 and 65535`,
-    );
-  }
-  if (addr === undefined || addr === 0 || addr === 0xffff_ffff) {
-    return refuse(`invalid ipv4 address '${addrText}' in quorum slot '${text}'`);
-  }
-  return { nr, addr, port };
+  const slot = parseQuorumSlot(text);
+  if (typeof slot !== "string") return slot;
+  printLine(slot);
+  throw errnoError(EINVAL);
 }
 
 async function mkfs(request: Request): Promise<void> {

@@ -3,8 +3,11 @@
  * the line to print.
  */
 
+import { parseIpv4 } from "../format/block.ts";
+import { QUORUM_MAX_SLOTS } from "../format/constants.ts";
 import { ERANGE } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
+import type { QuorumSlotSetting } from "../fs/mkfs.ts";
 import { invalidValue } from "./command.ts";
 
 const U64_MAX = 0xffff_ffff_ffff_ffffn;
@@ -77,4 +80,24 @@ export function parseTimespec(text: string): { sec: bigint; nsec: number } {
     nsec === undefined || nsec.rest !== "" || nsec.value < 0n || nsec.value > 1_000_000_000n
   ) throw invalidValue(`invalid timespec string: '${text}'`);
   return { sec: sec.value, nsec: Number(nsec.value) };
+}
+
+/** A quorum slot `NR,ADDR,PORT`; what is wrong with it, if that is none. */
+export function parseQuorumSlot(text: string): QuorumSlotSetting | string {
+  const m = /^(\d+),([^,]+),(\d+)$/.exec(text);
+  if (m === null) return `extra unparsed trailing characters in quorum slot '${text}'`;
+  const [, nrText, addrText, portText] = m as unknown as [string, string, string, string];
+  const nr = Number(nrText), port = Number(portText), addr = parseIpv4(addrText);
+  if (nr >= QUORUM_MAX_SLOTS) {
+    return `invalid nr '${nr}' in quorum slot '${text}', must be between 0 and ${
+      QUORUM_MAX_SLOTS - 1
+    }`;
+  }
+  if (port < 1 || port > 65535) {
+    return `invalid ipv4 port '${portText}' in quorum slot '${text}', must be between 1 and 65535`;
+  }
+  if (addr === undefined || addr === 0 || addr === 0xffff_ffff) {
+    return `invalid ipv4 address '${addrText}' in quorum slot '${text}'`;
+  }
+  return { nr, addr, port };
 }

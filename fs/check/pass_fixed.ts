@@ -31,7 +31,7 @@ import { blockCrcOk } from "../../format/crc32c.ts";
 import { bytesEqual } from "../../format/bytes.ts";
 import { QuorumBlock } from "../../format/quorum.ts";
 import { SuperBlock } from "../../format/super.ts";
-import { fieldU64, isExact, isZero, rawU64, viewOf } from "./raw.ts";
+import { COUNTER_LIMIT, fieldU64, isExact, isZero, rawU64, viewOf } from "./raw.ts";
 import type { Device } from "../device.ts";
 import { DeviceError } from "../errors.ts";
 import type { Reporter } from "./report.ts";
@@ -163,8 +163,10 @@ export const isUndersized = (sb: SuperBlock): boolean => fieldU64(sb, 96) < MIN_
 
 function checkCounters(sb: SuperBlock, report: Reporter): void {
   const seq = fieldU64(sb, 72), nextIno = fieldU64(sb, 80);
-  if (seq < 1 || !isExact(seq)) report.add("super-seq", { seq });
-  if (nextIno < FIRST_FREE_INO || !isExact(nextIno)) report.add("super-next-ino", { nextIno });
+  if (seq < 1 || seq >= COUNTER_LIMIT) report.add("super-seq", { seq });
+  if (nextIno < FIRST_FREE_INO || nextIno >= COUNTER_LIMIT) {
+    report.add("super-next-ino", { nextIno });
+  }
 }
 
 function checkQuorumConfig(sb: SuperBlock, report: Reporter): void {

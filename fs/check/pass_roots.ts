@@ -49,7 +49,7 @@ import { srchBlocksKey, SrchCompact, SrchFile, srchLogKey } from "../../format/s
 import { bytesEqual, type View } from "../../format/bytes.ts";
 import type { CheckContext } from "./context.ts";
 import { compactionName, logTreeName, mergeItem, searchFile } from "./names.ts";
-import { fieldU64, hex16, isExact, isZero } from "./raw.ts";
+import { COUNTER_LIMIT, fieldU64, hex16, isExact, isZero } from "./raw.ts";
 import { collectTree, type SmallItem } from "./tree_walk.ts";
 
 export interface LogTree {
@@ -195,6 +195,7 @@ function logTreesOf(cx: CheckContext, items: readonly SmallItem[]): LogTree[] {
     if ((lt.flags & ~LOG_TREES_FINALIZED) !== 0) bad(`unknown flags ${lt.flags}`);
     if (lt.commitTransSeq > lt.getTransSeq) bad("commit_trans_seq is beyond get_trans_seq");
     if (lt.getTransSeq > superSeq) bad("get_trans_seq is beyond the super block's seq");
+    if (lt.maxItemSeq >= COUNTER_LIMIT) bad("max_item_seq is more than can be counted");
     if (lt.finalizeSeq > superSeq) bad("finalize_seq is beyond the super block's seq");
     if (lt.isFinalized) {
       if (lt.finalizeSeq === 0) bad("finalized without finalize_seq");

@@ -27,6 +27,12 @@ export function refBlkno(ref: BlockRef): number {
 /** Whether a number of the format is one that our arithmetic holds exactly. */
 export const isExact = (n: number): boolean => n <= Number.MAX_SAFE_INTEGER;
 
+/**
+ * From here on a counter of the volume is damage: a server counts from the greatest, leaves gaps of 2^20
+ * and refuses to go beyond 2^52.
+ */
+export const COUNTER_LIMIT = 2 ** 52 - 2 ** 21;
+
 /** High and low word of a number up to 2^53. */
 export const hiWord = (n: number): number => Math.floor(n / TWO32);
 export const loWord = (n: number): number => n >>> 0;

@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { openDevice } from "../../fs/sys/device.ts";
-import { healthyVolume, Surgeon } from "./repair_support.ts";
+import type { Device } from "../../fs/device.ts";
+import { healthyVolume, manifest, Surgeon } from "./repair_support.ts";
+import { wipe } from "./supers_support.ts";
 
 const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
 const text = (b: Uint8Array): string => new TextDecoder().decode(b);
@@ -51,6 +53,35 @@ Deno.test("fsck: mends, undoes, and says so with its exit status", async () => {
     assert.deepEqual(await Deno.readFile(data), v.data.toImage());
     assert.equal((await fsck("--undo-apply", undo, data, meta)).code, 8, "swapped devices");
     assert.equal((await fsck("-p", "-y", meta, data)).code, 16);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
+
+Deno.test("fsck: both super blocks are gone, the quorum slots are given", async () => {
+  const dir = await Deno.makeTempDir();
+  try {
+    const meta = `${dir}/meta`, data = `${dir}/data`;
+    const v = await healthyVolume(), healthy = [...manifest(v.meta, v.data)];
+    wipe(v.meta);
+    wipe(v.data);
+    const lost = [v.meta.toImage(), v.data.toImage()];
+    await Deno.writeFile(meta, lost[0] as Uint8Array);
+    await Deno.writeFile(data, lost[1] as Uint8Array);
+    const refused = await fsck("-y", meta, data);
+    assert.equal(refused.code, 4, refused.out + refused.err);
+    assert.match(refused.out + refused.err, /--quorum-slot NR,ADDR,PORT/);
+    assert.deepEqual([await Deno.readFile(meta), await Deno.readFile(data)], lost);
+    for (const slot of ["15,127.0.0.1,1", "0,127.0.0.1,0", "0,300.0.0.1,1", "0,127.0.0.1"]) {
+      assert.equal((await fsck("-y", "--quorum-slot", slot, meta, data)).code, 16, slot);
+    }
+    const slots = ["--quorum-slot", "0,127.0.0.1,42000", "-Q", "1,127.0.0.1,42001"];
+    const mended = await fsck("-y", ...slots, meta, data);
+    assert.equal(mended.code, 1, mended.out + mended.err);
+    assert.equal((await fsck("-n", meta, data)).code, 0);
+    const devices = [meta, data].map((path) => openDevice(path, { write: false }));
+    assert.deepEqual([...manifest(devices[0] as Device, devices[1] as Device)], healthy);
+    for (const dev of devices) dev.close();
   } finally {
     await Deno.remove(dir, { recursive: true });
   }

@@ -216,6 +216,53 @@ Deno.test("identity: sizes that are less than what the volume uses", async () =>
   }
 });
 
+Deno.test("identity: a device that is cut short is not made the volume", async () => {
+  const base = await healthyVolume(), sizes = superOf(base.meta);
+  const cut = (dev: MemDevice, bytes: number): MemDevice => {
+    const short = new MemDevice(bytes), block = new Uint8Array(SM_SIZE);
+    for (let off = 0; off < bytes; off += SM_SIZE) {
+      dev.read(block, off);
+      if (block.some((b) => b !== 0)) short.write(block, off);
+    }
+    return short;
+  };
+  const meta = cut(base.meta, 800 * LG_SIZE), data = cut(base.data, 100 * SM_SIZE);
+  mustRefuse(
+    { meta, data: base.data.snapshot() },
+    /device has 800 blocks, the volume 4096: .*268435456 bytes/,
+  );
+  mustRefuse({ meta: base.meta.snapshot(), data }, /device has 100 blocks, the volume/);
+  // After a resize the data device knows the old size only; what is there says which one is right.
+  const resized = base.data.snapshot();
+  editSuper(resized, (_, sb) => void (sb.totalMetaBlocks = 700), true);
+  mustRefuse({ meta, data: resized }, /device has 800 blocks/);
+  // A number that nothing agrees with is damage.
+  const v = copyOf(base), healthy = manifest(v.meta, v.data);
+  editSuper(v.meta, (_, sb) => void (sb.totalMetaBlocks = 1 << 30), true);
+  mustRecover(v, healthy);
+  assert.equal(superOf(v.meta).totalMetaBlocks, sizes.totalMetaBlocks);
+});
+
+Deno.test("identity: counters that no server would go on from", async () => {
+  const limit = 2 ** 52,
+    changes: ((sb: SuperBlock) => void)[] = [
+      (sb) => void (sb.seq = limit),
+      (sb) => void (sb.seq = limit - 2 ** 20),
+      (sb) => void (sb.nextIno = limit),
+      (sb) => sb.v.setBigUint64(sb.o + 72, 2n ** 63n, true),
+    ];
+  for (const change of changes) {
+    const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+    editSuper(v.meta, (_, sb) => change(sb), true);
+    const result = repairVolume(v.meta, v.data, repairOptions("safe"));
+    assert.equal(result.stopped, null);
+    assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+    assert.deepEqual([...manifest(v.meta, v.data)], [...healthy]);
+    const now = superOf(v.meta);
+    assert.ok(now.seq < limit / 2 && now.nextIno < limit / 2, `${now.seq} ${now.nextIno}`);
+  }
+});
+
 Deno.test("identity: a crash at any write leaves a volume that a second run mends", async () => {
   const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
   wipeBoth(v);

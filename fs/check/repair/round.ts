@@ -32,6 +32,7 @@ import {
   FIRST_FREE_INO,
   MAGIC_ALLOC_LIST,
   MAGIC_SUPER,
+  META_DEV_START_BLKNO,
   SM_SIZE,
   SUPER_BLKNO,
   SUPER_FLAG_META_DEV,
@@ -45,14 +46,14 @@ import type { Random } from "../../env.ts";
 import { assert, FsError } from "../../errors.ts";
 import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
-import { fieldU64, isExact, rawU64, refBlkno } from "../raw.ts";
+import { COUNTER_LIMIT, fieldU64, rawU64, refBlkno } from "../raw.ts";
 import { findBlankBlocks } from "./blank_blocks.ts";
 import { BlockPool, FreeBlocks, type Run } from "./free_blocks.ts";
 import { TreeBuilder } from "./tree_builder.ts";
 
 const NO_VALUE = new Uint8Array(0);
 /** A version from here on is damage: the counter must not follow it. */
-export const SEQ_LIMIT = 2 ** 52;
+export const SEQ_LIMIT = COUNTER_LIMIT;
 /** Blocks that stay free for the estimate of what the allocators themselves need. */
 const LIST_SLACK = 128;
 
@@ -140,7 +141,7 @@ export class Round {
 
   /** A block is no longer referred to. */
   release(blkno: number): void {
-    if (blkno < this.cx.metaBlocks) this.alloc.freeMeta(blkno);
+    if (blkno >= META_DEV_START_BLKNO && blkno < this.cx.metaBlocks) this.alloc.freeMeta(blkno);
   }
 
   releaseRef(ref: BlockRef): void {
@@ -236,7 +237,7 @@ export class Round {
     if (items.merge.status !== null) raise(items.merge.status.seq);
     sb.seq = most;
     const nextIno = fieldU64(sb, 80);
-    if (!isExact(nextIno) || nextIno < FIRST_FREE_INO) sb.nextIno = FIRST_FREE_INO;
+    if (nextIno >= SEQ_LIMIT || nextIno < FIRST_FREE_INO) sb.nextIno = FIRST_FREE_INO;
   }
 
   /** Writes everything and switches to it. Throws FsError with nothing switched. */

@@ -6,7 +6,8 @@ import type { ProblemCode } from "../problems.ts";
 import { mendDataSuper } from "./data_super.ts";
 import type { Findings } from "./findings.ts";
 import { rebuildMetaSuper, type RebuildOptions } from "./meta_super.ts";
-import { keepMetaSuper, mendMetaSuper, mendTotals, wrongDevices } from "./supers.ts";
+import { keepMetaSuper, mendMetaSuper, wrongDevices } from "./supers.ts";
+import { cutShort, mendTotals } from "./volume_sizes.ts";
 
 /** Problems of a super block of which nothing can be used as it is. */
 const USELESS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
@@ -63,6 +64,8 @@ const NONE: MendedSuper = { written: false, refused: null, fsRootLost: false };
 export function mendSuperBlocks(meta: Device, data: Device, options: SuperOptions): MendedSuper {
   const { findings, may, mode, report } = options;
   const refuse = (refused: string): MendedSuper => ({ ...NONE, refused });
+  const mistaken = wrongDevices(meta, data) ?? cutShort(meta, data, report);
+  if (mistaken !== null) return refuse(mistaken);
   if (mode !== "all") {
     const unsafe = findings.problems.some(({ code, values }) =>
       code === "super-pair" || code === "super-size" ||
@@ -81,8 +84,6 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
       ? done(["its sizes were less than what the volume uses"])
       : NONE;
   }
-  const mistaken = wrongDevices(meta, data);
-  if (mistaken !== null) return refuse(mistaken);
   if (mendMetaSuper(meta, data, options)) return done([]);
   if (wrong.some(({ code, values }) => UNUSABLE.has(code) && values["dev"] === "metadata")) {
     const { written, notes, refused, treeless, fsRootLost } = rebuildMetaSuper(meta, data, options);

@@ -28,7 +28,7 @@ import { BlockHeader } from "../../../format/block.ts";
 import { SuperBlock } from "../../../format/super.ts";
 import type { Device } from "../../device.ts";
 import { DeviceError } from "../../errors.ts";
-import { type CheckOptions, checkVolume, type Problem, type Report } from "../check.ts";
+import { type CheckOptions, checkVolume, type Report } from "../check.ts";
 import { fieldU64, isExact, rawU64, refBlkno, viewOf } from "../raw.ts";
 
 /**
@@ -68,61 +68,13 @@ export function wrongDevices(meta: Device, data: Device): string | null {
   return namesBlocks(data, d) ? "what was given as the data device is a metadata device" : null;
 }
 
-function wholeSuper(dev: Device): SuperBlock | null {
+/** The super block, if its magic and checksum are right. */
+export function wholeSuper(dev: Device): SuperBlock | null {
   const raw = readSuper(dev);
   if (raw === null || !blockCrcOk(raw)) return null;
   const sb = SuperBlock.at(raw);
   return sb.hdr.magic === MAGIC_SUPER ? sb : null;
 }
-
-/**
- * Raises totals of the metadata super block beyond which the volume has blocks that are there: to what
- * the data device's super block says, or to the devices' sizes. True when that was written, because
- * a check finds less with it.
- */
-export function mendTotals(
-  meta: Device,
-  data: Device,
-  before: Report,
-  options: CheckOptions,
-): boolean {
-  const raw = readSuper(meta), other = readSuper(data);
-  const beyond = before.problems.filter(isBeyond);
-  if (raw === null || beyond.length === 0) return false;
-  const dataToo = beyond.some(isDataProblem), metaToo = !beyond.every(isDataProblem);
-  const metaHas = Math.floor(meta.size / LG_SIZE), dataHas = Math.floor(data.size / SM_SIZE);
-  const tried: Uint8Array[] = [];
-  const offer = (metaBlocks: number, dataBlocks: number) => {
-    const block = meta.allocBuffer(SM_SIZE), sb = SuperBlock.at(block);
-    block.set(raw);
-    const raise = (at: number, blocks: number, has: number) => {
-      if (blocks <= fieldU64(sb, at) || blocks > has) return;
-      sb.v.setBigUint64(sb.o + at, BigInt(blocks), true);
-    };
-    if (metaToo) raise(96, metaBlocks, metaHas);
-    if (dataToo) raise(104, dataBlocks, dataHas);
-    sealBlock(block);
-    if (![raw, ...tried].some((known) => bytesEqual(known, block))) tried.push(block);
-  };
-  if (other !== null) {
-    offer(fieldU64(SuperBlock.at(other), 96), fieldU64(SuperBlock.at(other), 104));
-  }
-  offer(metaHas, dataHas);
-  let best: Uint8Array | null = null, least = before.errors;
-  for (const block of tried) {
-    const { errors } = trySuper(meta, data, block, options);
-    if (errors >= least) continue;
-    least = errors;
-    best = block;
-  }
-  return best !== null && writeMetaSuper(meta, best);
-}
-
-const isBeyond = ({ code }: Problem): boolean =>
-  code === "ref-range" || code === "extent-range" || code === "extent-outside";
-
-const isDataProblem = ({ code, values }: Problem): boolean =>
-  code === "extent-outside" || code === "extent-range" && /^data_/.test(String(values["what"]));
 
 /**
  * As `mendMetaSuper` where no inodes can be reached any more: the super block is kept if a block that
@@ -133,7 +85,7 @@ export function keepMetaSuper(meta: Device, data: Device): boolean {
   return raw !== null && namesBlocks(meta, SuperBlock.at(raw)) && writeMetaSuper(meta, raw);
 }
 
-function writeMetaSuper(meta: Device, block: Uint8Array): boolean {
+export function writeMetaSuper(meta: Device, block: Uint8Array): boolean {
   meta.write(block, SUPER_BLKNO * SM_SIZE);
   meta.flush();
   return true;
