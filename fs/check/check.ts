@@ -42,8 +42,9 @@ export interface CheckOptions {
   readonly crew?: Crew;
   /** Reads of the metadata device that go on by themselves, for the calling thread. */
   readonly readAhead?: ReadAhead;
-  /** For tests: leaves of the parts in which items are read. */
+  /** For tests: leaves of the parts in which items are read, and words of records that one keeps. */
   readonly unitLeaves?: number;
+  readonly unitWords?: number;
   /** Called for each problem as it is found. */
   readonly onProblem?: (problem: Problem) => void;
   /** Called now and then, at most every few MiB of reading. */
@@ -169,6 +170,7 @@ function makeContext(
     fsRootOwner: owners.define(FS_ROOT, false),
     crew: options.crew ?? null,
     unitLeaves: options.unitLeaves,
+    unitWords: options.unitWords,
   };
 }
 

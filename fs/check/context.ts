@@ -61,8 +61,9 @@ export interface CheckContext extends WalkContext {
   readonly fsRootOwner: number;
   /** Threads that help. */
   readonly crew: Crew | null;
-  /** Leaves of a unit of the items' pass, where that is not left to it. */
+  /** Leaves, and words of records, of a unit of the items' pass, where that is not left to it. */
   readonly unitLeaves: number | undefined;
+  readonly unitWords: number | undefined;
 }
 
 /** A btree block that must be written anew. */

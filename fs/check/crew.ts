@@ -11,7 +11,13 @@
 import { receiveMessageOnPort } from "node:worker_threads";
 import { assert, FsError } from "../errors.ts";
 import { EIO } from "../../format/errno.ts";
-import { type ItemJob, receivedResult, type SentResult, type UnitResult } from "./item_job.ts";
+import {
+  type ItemJob,
+  type Overflow,
+  receivedResult,
+  type SentResult,
+  type UnitResult,
+} from "./item_job.ts";
 
 /** The device, as a thread of the same process can use it. */
 export interface SharedDevice {
@@ -28,8 +34,13 @@ export const MERGED = 1;
 /** Counts whatever somebody may be waiting for. */
 export const EVENTS = 2;
 export const STOPPED = 3;
+/** Overflows that have been sent and not fetched. */
+const OVERFLOWS = 4;
 /** From here on the kernel's number of each helper's thread, once it has begun. */
-const THREADS = 4;
+const THREADS = 5;
+
+/** Overflows that may be under way. */
+const MOST_OVERFLOWS = 4;
 
 /** Sent to a helper. */
 export interface HelperJob {
@@ -46,6 +57,7 @@ export interface HelperJob {
 /** Posted by a helper. */
 export type HelperMessage =
   | { readonly is: "result"; readonly job: number; readonly result: SentResult }
+  | { readonly is: "overflow"; readonly job: number; readonly overflow: Overflow }
   | { readonly is: "failed"; readonly message: string };
 
 /** How the units of a job are shared out. */
@@ -75,6 +87,17 @@ export function takeUnit(shared: Int32Array, units: number, ahead: number): numb
 export function tellPresence(j: HelperJob): void {
   const thread = /\/task\/(\d+)$/.exec(Deno.readLinkSync("/proc/thread-self"))?.[1];
   Atomics.store(j.shared, THREADS + j.helper, Number(thread ?? 0));
+}
+
+/** Said by a helper after each overflow that it posts: waits until some have been fetched. */
+export function tellOverflow(shared: Int32Array): void {
+  Atomics.add(shared, OVERFLOWS, 1);
+  tellEvent(shared);
+  for (;;) {
+    const waiting = Atomics.load(shared, OVERFLOWS);
+    if (waiting < MOST_OVERFLOWS || Atomics.load(shared, STOPPED) !== 0) return;
+    Atomics.wait(shared, OVERFLOWS, waiting, PULSE_MS);
+  }
 }
 
 export function tellEvent(shared: Int32Array): void {
@@ -111,8 +134,11 @@ const PULSE_MS = 500;
 
 /** Gives jobs to whoever helps. */
 export interface Crew {
-  /** Begins a job of `units` units; none is done `ahead` units before it is wanted. */
-  begin(job: ItemJob, units: number, ahead: number): Turns;
+  /**
+   * Begins a job of `units` units; none is done `ahead` units before it is wanted. `keep` is given
+   * what units do not keep, before their results.
+   */
+  begin(job: ItemJob, units: number, ahead: number, keep: (o: Overflow) => void): Turns;
 }
 
 /** Helpers that are threads of this process. */
@@ -120,6 +146,9 @@ export class ThreadCrew implements Crew {
   readonly #helpers: Helper[] = [];
   #failure: string | null = null;
   #job = 0;
+  /** Of the job that was begun last. */
+  #shared: Int32Array | null = null;
+  #keep: (o: Overflow) => void = () => {};
   /** Value of EVENTS before results were fetched last. */
   #seen = 0;
 
@@ -130,7 +159,8 @@ export class ThreadCrew implements Crew {
     private readonly url: URL = new URL("./crew_worker.ts", import.meta.url),
   ) {}
 
-  begin(job: ItemJob, units: number, ahead: number): Turns {
+  begin(job: ItemJob, units: number, ahead: number, keep: (o: Overflow) => void): Turns {
+    this.#keep = keep;
     while (this.#helpers.length < this.helpers) this.#helpers.push(this.#start());
     const shared = new Int32Array(new SharedArrayBuffer(4 * (THREADS + this.helpers)));
     const nr = ++this.#job;
@@ -139,6 +169,7 @@ export class ThreadCrew implements Crew {
         { nr, job, units, ahead, shared, meta: this.meta, helper } satisfies HelperJob,
       );
     }
+    this.#shared = shared;
     return {
       take: () => takeUnit(shared, units, ahead),
       results: () => this.#results(shared),
@@ -196,10 +227,20 @@ export class ThreadCrew implements Crew {
     for (const { port } of this.#helpers) {
       for (let message = receive(port); message !== null; message = receive(port)) {
         if (message.is === "failed") this.#failure ??= message.message;
-        else if (message.job === this.#job) results.push(receivedResult(message.result));
+        else if (message.job !== this.#job) continue;
+        else if (message.is === "result") results.push(receivedResult(message.result));
+        else this.#overflow(message.overflow);
       }
     }
     return results;
+  }
+
+  #overflow(overflow: Overflow): void {
+    const shared = this.#shared;
+    assert(shared !== null, "an overflow comes of a job");
+    Atomics.sub(shared, OVERFLOWS, 1);
+    Atomics.notify(shared, OVERFLOWS);
+    this.#keep(overflow);
   }
 
   #wait(shared: Int32Array): void {

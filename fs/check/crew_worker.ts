@@ -11,6 +11,7 @@ import {
   STOPPED,
   takeUnit,
   tellEvent,
+  tellOverflow,
   tellPresence,
 } from "./crew.ts";
 import { sentResult } from "./item_job.ts";
@@ -25,7 +26,11 @@ function work(j: HelperJob, post: (m: HelperMessage, transfer: ArrayBuffer[]) =>
   const meta = new BlockDevice(name, fd, size, isBlockDevice, direct, { write: false });
   const { fsidLo, fsidHi } = SuperBlock.at(new Uint8Array(job.superBlock)).hdr;
   const ring = RingReader.open(fd);
-  const runner = new UnitRunner(new MetaSource(meta, fsidLo, fsidHi, ring), job);
+  const source = new MetaSource(meta, fsidLo, fsidHi, ring);
+  const runner = new UnitRunner(source, job, (overflow) => {
+    post({ is: "overflow", job: j.nr, overflow }, [overflow.records]);
+    tellOverflow(shared);
+  });
   while (Atomics.load(shared, STOPPED) === 0) {
     const seen = Atomics.load(shared, EVENTS);
     const unit = takeUnit(shared, units, ahead);

@@ -196,10 +196,14 @@ export class FactBook {
     return out;
   }
 
-  /** From now on facts of these classes are kept for `take`, all others are forgotten. */
-  gather(classes: readonly number[]): void {
+  /** From now on facts of these classes are kept for `take` (see `Records`), all others forgotten. */
+  gather(
+    classes: readonly number[],
+    most: number,
+    overflow: ((records: ArrayBuffer) => void) | null,
+  ): void {
     this.#wanted = classes.reduce((bits, cls) => bits | 1 << cls, 0);
-    this.#collect = new Records(WORDS);
+    this.#collect = new Records(WORDS, most, overflow);
   }
 
   /** Everything told so far; the book is empty afterwards. */
@@ -219,9 +223,14 @@ export class FactBook {
     return sums;
   }
 
+  /** Adds facts that another book has gathered. */
+  addCollected(records: ArrayBuffer): void {
+    if (this.#collect instanceof Sorter) this.#collect.append(new Uint32Array(records));
+  }
+
   /** Adds what another book amounts to. */
   addAll(sums: FactSums): void {
-    if (this.#collect instanceof Sorter) this.#collect.append(new Uint32Array(sums.collected));
+    this.addCollected(sums.collected);
     for (let cls = 0; cls < CLASSES; cls++) {
       if (cls === FACT_SRCH) {
         this.#first[cls]! ^= sums.first[cls] as number;
@@ -286,7 +295,7 @@ export interface Fact {
   extra: Uint32Array;
 }
 
-/** Visits the collected facts in groups of equal class and key. */
+/** Visits the collected facts in groups of equal class and key; of a total one a side, the sum. */
 export function forEachFactGroup(sorter: Sorter, visit: (group: readonly Fact[]) => void): void {
   let group: Fact[] = [];
   sorter.forEach((words, at) => {
@@ -304,7 +313,18 @@ export function forEachFactGroup(sorter: Sorter, visit: (group: readonly Fact[])
       visit(group);
       group = [];
     }
-    group.push(fact);
+    const last = group.at(-1);
+    if (fact.cls === FACT_TOTL && last?.side === fact.side) addExtra(last.extra, fact.extra);
+    else group.push(fact);
   });
   if (group.length > 0) visit(group);
+}
+
+/** Adds numbers of two words, modulo 2^64. */
+function addExtra(to: Uint32Array, other: Uint32Array): void {
+  for (let at = 0; at < to.length; at += 2) {
+    const low = (to[at + 1] as number) + (other[at + 1] as number);
+    to[at] = (to[at] as number) + (other[at] as number) + (low > 0xffff_ffff ? 1 : 0);
+    to[at + 1] = low;
+  }
 }

@@ -27,6 +27,8 @@ import type { Parent } from "./tree_walk.ts";
 const UNIT_LEAVES = 512;
 /** Leaves for each tree: all units begin with a path into each. */
 const LEAVES_FOR_A_TREE = 16;
+/** Memory for records of a kind that a unit keeps. */
+export const KEPT_WORDS = 1 << 20;
 /** Leaves below a last parent, where they are not counted. */
 const LEAVES_BELOW = 600;
 
@@ -84,12 +86,21 @@ export interface ItemJob {
   readonly nextIno: number;
   /** What a merge that is under way has yet to do; null when there is none. */
   readonly unmerged: readonly { readonly start: KeyWords; readonly end: KeyWords }[] | null;
+  /** Words of a kind of records that a unit keeps; more are told before the unit is done. */
+  readonly keptWords: number;
   /** Whether last-level parents of fs_root are wanted. */
   readonly wantsParents: boolean;
   /** Classes of facts to collect, instead of checking anything. */
   readonly collect: readonly number[] | null;
   /** First keys of all units but the first. */
   readonly bounds: readonly KeyWords[];
+}
+
+/** Records of a unit that is under way: those that it does not keep. */
+export interface Overflow {
+  readonly unit: number;
+  readonly what: "extents" | "facts";
+  readonly records: ArrayBuffer;
 }
 
 export interface UnitProblem {

@@ -23,10 +23,18 @@ import {
 import { type CheckContext, follow, toRef } from "./context.ts";
 import { Alone } from "./crew.ts";
 import type { FactBook } from "./facts.ts";
-import { type ItemJob, type JobTree, keyWords, unitBounds, type UnitResult } from "./item_job.ts";
+import {
+  type ItemJob,
+  type JobTree,
+  KEPT_WORDS,
+  keyWords,
+  unitBounds,
+  type UnitResult,
+} from "./item_job.ts";
 import { bloomOf, FS_ROOT, itemsOf } from "./names.ts";
 import { NOBODY } from "./owners.ts";
 import { ParentMap } from "./parents.ts";
+import { Overflows } from "./overflows.ts";
 import { type LogTree, type MergeState, type ServerItems, unmergedRanges } from "./pass_roots.ts";
 import { fieldU64, rawU64, refBlkno } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
@@ -113,6 +121,7 @@ function makeJob(
     unmerged: items.merge.status === null ? null : unmergedRanges(items.merge).map(
       ({ start, end }) => ({ start: keyWords(start), end: keyWords(end) }),
     ),
+    keptWords: cx.unitWords ?? KEPT_WORDS,
     wantsParents: items.merge.requests.length > 0,
     collect,
     bounds: unitBounds(cx.source, trees, cx.unitLeaves).map(keyWords),
@@ -146,6 +155,7 @@ class ItemPass {
   /** Blocks of the units so far that later ones can use. */
   readonly #lent = new Set<string>();
   readonly #runner: UnitRunner;
+  readonly #overflows: Overflows;
 
   constructor(
     private readonly cx: CheckContext,
@@ -153,7 +163,8 @@ class ItemPass {
     private readonly facts: FactBook,
     private readonly space: SpaceMap | null,
   ) {
-    this.#runner = new UnitRunner(cx.source, job);
+    this.#overflows = new Overflows(cx.tempDir);
+    this.#runner = new UnitRunner(cx.source, job, (o) => this.#overflows.keep(o));
     this.parents = new ParentMap(cx.memory / 8, cx.tempDir);
   }
 
@@ -161,7 +172,7 @@ class ItemPass {
     const units = this.#runner.units, { crew } = this.cx;
     const turns = crew === null || units < WORTH_HELP
       ? new Alone(units)
-      : crew.begin(this.job, units, MAX_AHEAD);
+      : crew.begin(this.job, units, MAX_AHEAD, (o) => this.#overflows.keep(o));
     const done = new Map<number, UnitResult>();
     try {
       for (let merged = 0; merged < units;) {
@@ -182,12 +193,14 @@ class ItemPass {
       }
     } finally {
       turns.end();
+      this.#overflows[Symbol.dispose]();
     }
     this.#runner.end();
   }
 
   #take(result: UnitResult): void {
     if (this.#contradicts(result)) {
+      this.#overflows.drop(result.unit);
       const truth = { owners: this.cx.owners, lent: this.#lent };
       this.#add(this.#runner.run(result.unit, truth));
     } else this.#add(result);
@@ -210,6 +223,10 @@ class ItemPass {
     for (const block of r.lending) this.#lent.add(block);
     cx.badBlocks.push(...r.badBlocks);
     this.lastParents.push(...r.lastParents);
+    this.#overflows.take(r.unit, (what, records) => {
+      if (what === "facts") this.facts.addCollected(records);
+      else this.space?.addFiles(records, 0);
+    });
     this.facts.addAll(r.facts);
     this.space?.addFiles(r.extents, r.extentBlocks);
     this.parents.append(r.directoryPairs);

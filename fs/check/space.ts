@@ -24,8 +24,13 @@ export interface ExtentSink {
 
 /** Extents of files that are gathered for a space map elsewhere. */
 export class FileExtents implements ExtentSink {
-  readonly #records = new Records(WORDS);
+  readonly #records: Records;
   used = 0;
+
+  /** See `Records`. */
+  constructor(most: number, overflow: ((records: ArrayBuffer) => void) | null) {
+    this.#records = new Records(WORDS, most, overflow);
+  }
 
   addFile(start: number, len: number, inoHi: number, inoLo: number, iblock: number): void {
     store(this.#records, start, len, inoHi, inoLo, hiWord(iblock), loWord(iblock));

@@ -4,7 +4,8 @@
  * on a copy of the map of owners, and taken back after each unit.
  *
  * Relies on: the trees' roots and bloom blocks being what the passes before have found.
- * Guarantees: the result depends on the job and the unit only, unless `truth` is given.
+ * Guarantees: the result depends on the job and the unit only, unless `truth` is given. A unit may be
+ * one inode with any number of items: records beyond `keptWords` go to `overflow` meanwhile.
  */
 
 import { compareKeyAt, Key } from "../../format/key.ts";
@@ -14,7 +15,13 @@ import { SuperBlock } from "../../format/super.ts";
 import type { BadBlock, WalkContext } from "./context.ts";
 import { FactBook } from "./facts.ts";
 import { InodeCheck } from "./inode_check.ts";
-import { type ItemJob, keyOfWords, type UnitProblem, type UnitResult } from "./item_job.ts";
+import {
+  type ItemJob,
+  keyOfWords,
+  type Overflow,
+  type UnitProblem,
+  type UnitResult,
+} from "./item_job.ts";
 import { VersionCheck } from "./item_versions.ts";
 import { BlockOwners } from "./owners.ts";
 import { Directories } from "./parents.ts";
@@ -43,14 +50,20 @@ export class UnitRunner {
   readonly #unmerged: readonly { start: Key; end: Key }[] | null;
   readonly #blooms: (RawBlock | null)[];
   readonly #facts = new FactBook();
-  readonly #extents = new FileExtents();
+  readonly #extents: FileExtents;
   readonly #directories = new Directories();
   readonly #fmtVers: number;
+  #unit = -1;
 
+  /** Without `overflow` everything is kept. */
   constructor(
     source: MetaSource,
     job: ItemJob,
+    overflow: ((o: Overflow) => void) | null = null,
   ) {
+    const over = (what: Overflow["what"]) =>
+      overflow && ((records: ArrayBuffer) => overflow({ unit: this.#unit, what, records }));
+    this.#extents = new FileExtents(job.keptWords, over("extents"));
     this.#job = job;
     this.#source = source;
     this.#owners = BlockOwners.from(job.owners);
@@ -60,7 +73,9 @@ export class UnitRunner {
       end: keyOfWords(end),
     })) ?? null;
     this.#fmtVers = fieldU64(SuperBlock.at(new Uint8Array(job.superBlock)), 40);
-    if (job.collect !== null) this.#facts.gather(job.collect);
+    if (job.collect !== null) {
+      this.#facts.gather(job.collect, job.keptWords, over("facts"));
+    }
     this.#blooms = job.trees.map(({ bloom }) => {
       if (bloom === null) return null;
       const b = source.acquire();
@@ -79,6 +94,7 @@ export class UnitRunner {
 
   run(unit: number, truth: Truth | null): UnitResult {
     const job = this.#job;
+    this.#unit = unit;
     const from = unit === 0 ? Key.ZEROS : this.#bounds[unit - 1] as Key;
     const to = this.#bounds[unit] ?? null;
     const problems: UnitProblem[] = [], badBlocks: BadBlock[] = [], lastParents: Parent[] = [];
