@@ -383,7 +383,9 @@ class Checker {
     if (file.blocks === 0 || file.height === 0) return;
     const walk = (ref: BlockRef, at: number, block: number): void => {
       if (at < level - 1) return;
-      if (at >= level || block >= firstBlock) this.claim(ref.blkno, what);
+      // What has been freed may be something else by now.
+      if (at < level && block < firstBlock && at < file.height - 1) return;
+      this.claim(ref.blkno, what);
       if (at === 0) {
         this.read(ref, MAGIC_SRCH_BLOCK, what);
         return;

@@ -37,7 +37,8 @@ import { DeviceError } from "../../errors.ts";
 import { checkBlock } from "../btree_check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
 import { isMergeItemOf } from "../names.ts";
-import { KIND_NOBODY, KIND_USED } from "../owners.ts";
+import { KIND_FREE, KIND_NOBODY, KIND_USED } from "../owners.ts";
+import type { ProblemCode } from "../problems.ts";
 import { rawU64, viewOf } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import { SEQ_LIMIT } from "./round.ts";
@@ -58,6 +59,43 @@ export interface Hole {
 
 /** The tree of a hole that log trees have left which are not known at all. */
 export const LOG_TREES = "log trees";
+
+/**
+ * The tree of a hole that says: some reference is missing from a parent, without leaving a trace
+ * there, as the keys belong to its neighbour then. Live leaves alone can fill it.
+ */
+export const LEAKED = "what leaked";
+
+/** What the loss of a leaf leaves in other places. */
+const TRACES: readonly ProblemCode[] = [
+  "root-inode",
+  "inode-missing",
+  "inode-count",
+  "inode-nlink",
+  "inode-size",
+  "inode-blocks",
+  "entry-without-twin",
+  "twin-without-entry",
+  "dir-parents",
+  "dir-parent-missing",
+  "orphan-missing",
+  "orphan-extra",
+  "index-missing",
+  "index-extra",
+  "xattr",
+  "xattr-headless",
+  "symlink",
+  "srch-extra",
+  "indx-missing",
+  "indx-extra",
+  "totl",
+  "data-leak",
+  "quota-rule",
+];
+
+/** Whether blocks that are neither used nor free may be leaves of which items are missed. */
+export const mayHaveLeaked = (counts: ReadonlyMap<ProblemCode, number>): boolean =>
+  counts.has("meta-leak") && TRACES.some((code) => counts.has(code));
 
 export interface LooseLeaf {
   readonly blkno: number;
@@ -125,9 +163,11 @@ export function findLooseLeaves(
     total += len;
   };
   const { owners } = cx;
+  const copies = holes.some((h) => h.tree !== LEAKED);
   owners.forEachRun(META_DEV_START_BLKNO, (start, len, kind) => {
+    if (kind === KIND_FREE && !copies) return;
     if (kind !== KIND_USED) add(start, len, kind === KIND_NOBODY && freeKnown);
-    else if (merging) {
+    else if (merging && copies) {
       for (let blkno = start; blkno < start + len; blkno++) {
         if (isMerged(owners.name(owners.of(blkno)))) add(blkno, 1, true);
       }

@@ -44,8 +44,10 @@ import {
   expectedHole,
   findLooseLeaves,
   type Hole,
+  LEAKED,
   LOG_TREES,
   type Loose,
+  mayHaveLeaked,
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
@@ -111,6 +113,8 @@ class Repair {
    * are leaves that this repair itself has written anew.
    */
   #fsRootSought = false;
+  /** A round has changed something: from now on what it has let go of leaks as well. */
+  #mended = false;
   readonly #answers = new Map<ProblemCode, boolean>();
 
   constructor(
@@ -257,7 +261,7 @@ class Repair {
     mendServerTrees(mender);
     const holes = this.#wholeHoles(cx, findings, allowed);
     const structure = mendItemTrees(mender, holes, loose.leaves);
-    this.#salvage(round, servers, holes, loose, findings);
+    const attached = this.#salvage(round, servers, holes, loose, findings);
     this.#fsRootLost = false;
     if (holes.some((h) => h.tree === FS_ROOT) && freeIsKnown(cx, findings)) {
       this.#fsRootSought = true;
@@ -265,7 +269,9 @@ class Repair {
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
-    if (!structure && readable) this.#mendItems(round, servers, findings, report, allowed);
+    if (!structure && !attached && readable) {
+      this.#mendItems(round, servers, findings, report, allowed);
+    }
     if (allowed.some(isSpaceProblem)) round.changed = true;
     const slots = allowed.filter((p) => p.code === "super-slot");
     mendSlots(round.sb, this.data, [...new Set(slots.map((p) => Number(p.values["slot"])))]);
@@ -284,6 +290,7 @@ class Repair {
     }
     servers.write();
     round.commit();
+    this.#mended = true;
     return true;
   }
 
@@ -328,16 +335,18 @@ class Repair {
       const what = String(values["what"]);
       if (code === "root-height" && isItemTree(what)) whole(what);
     }
+    if (!this.#mended && mayHaveLeaked(cx.report.counts)) whole(LEAKED);
     return holes;
   }
 
+  /** Fills holes with what was found; whether leaves are part of a tree again. */
   #salvage(
     round: Round,
     servers: ServerTrees,
     holes: readonly Hole[],
     loose: Loose,
     findings: Findings,
-  ): void {
+  ): boolean {
     const { leaves, staleItems } = salvage(round, servers, holes, loose, findings.dataLeaks);
     if (leaves > 0) this.options.log?.(`${leaves} leaves that nothing led to were found`);
     if (staleItems > 0) {
@@ -345,6 +354,7 @@ class Repair {
         `${staleItems} items were taken from older copies of lost blocks: they may be out of date`,
       );
     }
+    return leaves > 0;
   }
 
   #mayMend(bad: BadBlock, findings: Findings): boolean {

@@ -25,6 +25,7 @@ import {
   nextItem,
 } from "../../../format/btree_block.ts";
 import { BlockRef } from "../../../format/block.ts";
+import type { BtreeRoot } from "../../../format/btree.ts";
 import {
   LG_SIZE,
   LOG_TREES_FINALIZED,
@@ -33,11 +34,11 @@ import {
 } from "../../../format/constants.ts";
 import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
-import type { TreeItem } from "../../btree.ts";
+import { lookup, type TreeItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
-import { holds, type Hole, type Loose, type LooseLeaf } from "./lost_blocks.ts";
+import { holds, type Hole, LEAKED, type Loose, type LooseLeaf } from "./lost_blocks.ts";
 import type { Round } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 import { StaleItems } from "./stale_items.ts";
@@ -70,19 +71,21 @@ export function salvage(
   const strays = holes.flatMap(({ stray }) => stray ?? []);
   if (inHole.length + strays.length === 0) return { leaves: 0, staleItems: 0 };
   const work = new Salvage(round, servers);
+  const torn = holes.filter((h) => h.tree !== LEAKED);
+  const isIn = (leaf: LooseLeaf) => (h: Hole) => holds(h, leaf.first) && holds(h, leaf.last);
   const live = inHole.filter((leaf) =>
-    leaf.live && holes.some((h) => holds(h, leaf.first) && holds(h, leaf.last))
+    leaf.live && (torn.some(isIn(leaf)) || holes.some(isIn(leaf)) && work.isNews(leaf))
   );
   live.push(...strays);
   work.attach(live);
   // A hole whose live leaves have all been found has nothing left to be filled from copies.
-  const open = holes.filter((h) =>
+  const open = torn.filter((h) =>
     h.level > 0 ? !loose.complete : !live.some((leaf) => holds(h, leaf.first))
   );
   const copies = inHole.filter((leaf) =>
     !leaf.live && open.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
   );
-  const staleItems = work.addStale(holes, open, live, copies, leaks);
+  const staleItems = work.addStale(torn, open, live, copies, leaks);
   return { leaves: live.length, staleItems };
 }
 
@@ -95,6 +98,32 @@ class Salvage {
   constructor(private readonly round: Round, private readonly servers: ServerTrees) {
     this.#builder = new TreeBuilder(round.t);
     this.#budget = Math.max(round.cx.memory / 4, 64 * LG_SIZE);
+  }
+
+  /** Whether a leaf has something that no tree has, or only an older version. */
+  isNews(leaf: LooseLeaf): boolean {
+    const { round, servers } = this, { source } = round.cx;
+    const roots = [round.sb.fsRoot, ...servers.logTrees.map((lt) => lt.itemRoot)];
+    const has = (root: BtreeRoot, key: Key, seq: number): boolean => {
+      try {
+        const found = root.height > 0 ? lookup({ cache: round.cache }, root, key) : null;
+        return found !== null && found.seq >= seq;
+      } catch (e) {
+        // What no reader can reach is not there.
+        if (!(e instanceof FsError)) throw e;
+        return false;
+      }
+    };
+    const b = source.acquire();
+    let news = false;
+    if (source.read(b, leaf, MAGIC_BTREE) === 0) {
+      for (let item = firstItem(b); item !== 0 && !news; item = nextItem(b, item)) {
+        const key = itemKey(b, item), seq = itemSeq(b, item);
+        news = key.zone !== ZONE_XATTR_TOTL && !roots.some((root) => has(root, key, seq));
+      }
+    }
+    source.release(b);
+    return news;
   }
 
   attach(leaves: readonly LooseLeaf[]): void {

@@ -13,6 +13,7 @@
  * with such leaves.
  */
 
+import { BlockRef } from "../../../format/block.ts";
 import type { BtreeRoot } from "../../../format/btree.ts";
 import {
   blockLevel,
@@ -24,8 +25,10 @@ import {
   itemKey,
   itemVal,
   itemValLen,
+  lastItem,
   LEVEL,
   nextItem,
+  removeItem,
 } from "../../../format/btree_block.ts";
 import { checkBtreeShape } from "../../../format/btree_verify.ts";
 import {
@@ -190,15 +193,42 @@ class Rewriter {
     return true;
   }
 
+  /** The sound leaves below a block whose place in its parent is wrong. */
+  #findStrays(ref: Ref, level: number): void {
+    const { cx } = this.round;
+    const lost = this.#bad.get(ref.blkno)?.some((x) => x.lost) === true;
+    if (lost || ref.blkno < META_DEV_START_BLKNO || ref.blkno >= cx.metaBlocks) return;
+    const b = cx.source.acquire();
+    if (cx.source.read(b, ref, MAGIC_BTREE) === 0 && blockLevel(b) === level) {
+      if (level === 0) this.#isStray(b, ref, Key.ONES, Key.ZEROS);
+      else if (isShaped(b, level)) {
+        for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+          this.#findStrays(refOf(itemVal(b, item)), level - 1);
+        }
+      }
+    }
+    cx.source.release(b);
+  }
+
   /** The old block is not referred to by this tree any more. */
   #abandon(ref: Ref, own: BadBlock | undefined): void {
     // A lost block may be somebody else's.
     if (own?.lost !== true) this.round.release(ref.blkno);
   }
 
-  #leaf(b: RawBlock, at: Ref, lo: Key, hi: Key): Uint8Array {
+  #isClaimedElsewhere(ref: Ref, lo: Key): boolean {
+    const own = this.#bad.get(ref.blkno)?.find((x) => x.lo.equals(lo) && x.level === 0);
+    return own?.lost === true;
+  }
+
+  #leaf(b: RawBlock, at: Ref, lo: Key, hi: Key): Child {
     const order = new Uint16Array(MAX_ITEMS);
     const n = itemOrder(b, lo, hi, order);
+    // A leaf that has its place elsewhere in the tree: that of this place is lost.
+    if (n === 0 && this.#isClaimedElsewhere(at, lo)) {
+      this.#hole(0, lo, hi);
+      return null;
+    }
     const torn = this.round.cx.source.judge(b, at, MAGIC_BTREE) !== 0;
     const believed = torn ? believableItems(b, order, n, this.round.cx.dataBlocks) : null;
     const copies = torn ? this.#copiesOf(lo, hi) : [];
@@ -260,6 +290,7 @@ class Rewriter {
         itemValLen(b, item) === REF_BYTES;
       if (!usable) {
         whole = false;
+        if (itemValLen(b, item) === REF_BYTES) this.#findStrays(refOf(itemVal(b, item)), level - 1);
         continue;
       }
       const val = this.rewrite(refOf(itemVal(b, item)), level - 1, from, key);
@@ -271,8 +302,21 @@ class Rewriter {
     if (last === undefined) return null;
     const { block, ref } = newTreeBlock(this.round.t, level);
     for (const child of children) {
-      insertItem(block, child === last ? hi : child.key, 0, 0, child.val);
+      if (child !== last) insertItem(block, child.key, 0, 0, child.val);
+      else insertItem(block, hi, 0, 0, this.#widened(child, level - 1, hi));
     }
+    return ref.bytes;
+  }
+
+  /** A child that covers keys up to `hi` now: what was to the right of it is lost. */
+  #widened({ key, val }: { key: Key; val: Uint8Array }, level: number, hi: Key): Uint8Array {
+    if (level === 0 || key.equals(hi)) return val;
+    const { writer, alloc } = this.round.t, ref = BlockRef.at(val.slice());
+    const block = writer.dirty(ref, MAGIC_BTREE, alloc);
+    const item = lastItem(block);
+    const child = { key: itemKey(block, item), val: itemVal(block, item).slice() };
+    removeItem(block, item);
+    insertItem(block, hi, 0, 0, this.#widened(child, level - 1, hi));
     return ref.bytes;
   }
 }
