@@ -61,7 +61,7 @@ export class Display {
 
   progress(): { onProgress?: (p: Progress) => void } {
     const line = this.#line;
-    return line === null ? {} : { onProgress: (p) => line.show(p) };
+    return line === null ? {} : { onProgress: (p) => line.show(p, this.#round) };
   }
 
   /** A check begins, of a volume whose inodes `paths` can name. */

@@ -23,6 +23,7 @@ import { checkRoots, type ServerItems } from "./pass_roots.ts";
 import { checkSearch } from "./pass_srch.ts";
 import { fieldU64, rawU64 } from "./raw.ts";
 import { type CheckStats, type Problem, type Report, Reporter } from "./report.ts";
+import { ProgressTeller } from "./progress.ts";
 import { MetaSource, type RawBlock } from "./source.ts";
 import { SpaceMap } from "./space.ts";
 import { TreeWalk } from "./tree_walk.ts";
@@ -52,7 +53,9 @@ export interface CheckOptions {
 }
 
 export const DEFAULT_MEMORY = 1 << 30;
-const PROGRESS_BYTES = 4 << 20;
+/** Reading is about this part of the time of a check, and of a second reading. */
+const CHECK_READING = 0.95;
+const COMPARE_READING = 0.7;
 /** Leaked runs up to this many blocks are read to see what they hold. */
 const LONGEST_READ_LEAK = 256;
 
@@ -91,38 +94,41 @@ export function runCheck(meta: Device, data: Device, options: CheckOptions = {})
   const cx = makeContext(meta, data, fixed.sb, reporter, options);
   const progress = makeProgress(cx, options);
 
-  progress("server trees");
+  progress.stage(CHECK_READING);
+  progress.phase("server trees");
   const items = checkRoots(cx);
   stats.logTrees = items.logTrees.length;
   const clean = reportState(cx, items, fixed.runningSlots);
 
-  progress("search files");
+  progress.phase("search files");
   const facts = new FactBook();
   checkSearch(cx, items, { entry: (e) => srchFact(facts, e) });
 
-  progress("items");
+  progress.phase("items");
   const space = new SpaceMap(cx.memory / 2, cx.tempDir);
   const totals = checkItems(cx, items, facts, space);
   Object.assign(stats, totals);
   checkInodeCount(cx, items, totals.inodes);
 
-  progress("merge");
+  progress.phase("merge");
   checkMergeTrees(cx, items);
 
-  progress("allocators");
+  progress.phase("allocators");
   checkAllocators(cx, items, space);
   accountMetadata(cx, stats);
 
-  progress("data space");
-  if (cx.dataBlocks > 0) space.sweep(cx.dataBlocks, reporter, () => {});
+  progress.phase("data space");
+  if (cx.dataBlocks > 0) space.sweep(cx.dataBlocks, reporter, (done) => progress.rest(done));
+  progress.rest(1);
   stats.dataBlocksUsed = space.used;
   stats.dataBlocksFree = space.free;
   stats.dataBlocksLeaked = space.leaked;
 
   const differing = facts.differing();
   if (differing.length > 0) {
-    progress("comparing");
-    nameOffenders(cx, items, facts, differing);
+    progress.stage(COMPARE_READING);
+    progress.phase("comparing");
+    nameOffenders(cx, items, facts, differing, progress);
   }
   stats.metaBytesRead = cx.source.bytesRead;
   return { report: makeReport(reporter, stats, clean), cx, items };
@@ -174,25 +180,11 @@ function makeContext(
   };
 }
 
-function makeProgress(cx: CheckContext, options: CheckOptions): (phase: string) => void {
-  const tell = options.onProgress;
-  if (tell === undefined) return () => {};
-  let phase = "", last = 0;
+function makeProgress(cx: CheckContext, options: CheckOptions): ProgressTeller {
   // What is not in the free extents is used or soon found to be free in a list.
   const sb = cx.sb;
   const free = Math.min(fieldU64(sb, 600) + fieldU64(sb, 640), cx.metaBlocks);
-  const used = Math.max(1, cx.metaBlocks - free) * LG_SIZE;
-  const send = () => {
-    last = cx.source.bytesRead;
-    tell({ phase, share: Math.min(1, last / used), bytesRead: last });
-  };
-  cx.source.onRead = () => {
-    if (cx.source.bytesRead - last >= PROGRESS_BYTES) send();
-  };
-  return (name) => {
-    phase = name;
-    send();
-  };
+  return new ProgressTeller(cx.source, cx.metaBlocks - free, options.onProgress);
 }
 
 /** Says in which state the volume was left; whether every mount went away properly. */
@@ -289,6 +281,7 @@ function nameOffenders(
   items: ServerItems,
   facts: FactBook,
   differing: readonly number[],
+  progress: ProgressTeller,
 ): void {
   const sorter = facts.collect(differing, cx.memory / 2, cx.tempDir);
   cx.report.muted = true;
@@ -297,5 +290,5 @@ function nameOffenders(
   checkSearch(quiet, items, { entry: (e) => srchFact(facts, e) });
   checkItems(quiet, items, facts, null, differing);
   cx.report.muted = false;
-  reportFacts(cx, sorter);
+  reportFacts(cx, sorter, (done) => progress.rest(done));
 }

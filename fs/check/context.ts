@@ -29,7 +29,7 @@ import {
 export interface Progress {
   /** What is being done, e.g. "items". */
   readonly phase: string;
-  /** 0 … 1 of the metadata that is in use, as far as is known. */
+  /** 0 … 1 of this stage of the work, as far as is known; less than before where a stage begins. */
   readonly share: number;
   readonly bytesRead: number;
 }

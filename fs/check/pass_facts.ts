@@ -24,8 +24,21 @@ import {
 import { joinWords } from "./raw.ts";
 import type { Sorter } from "./sorter.ts";
 
-export function reportFacts(cx: CheckContext, sorter: Sorter): void {
+const FACTS_BETWEEN = 1 << 14;
+
+/** `done` is told now and then what share of the facts has been looked at. */
+export function reportFacts(
+  cx: CheckContext,
+  sorter: Sorter,
+  done: (share: number) => void,
+): void {
+  let seen = 0, told = 0;
   forEachFactGroup(sorter, (group) => {
+    seen += group.length;
+    if (seen - told >= FACTS_BETWEEN) {
+      told = seen;
+      done(seen / sorter.count);
+    }
     const cls = (group[0] as Fact).cls;
     if (cls === FACT_SRCH) search(cx, group);
     else if (cls === FACT_TOTL) totals(cx, group);

@@ -16,6 +16,7 @@ import { Sorter } from "./sorter.ts";
 /** start, len, owner as two words each, then the logical block of a file extent. */
 const WORDS = 8;
 const FREE_OWNER = 0x8000_0000;
+const RECORDS_BETWEEN = 1 << 16;
 
 /** Takes the data extents of files. */
 export interface ExtentSink {
@@ -88,19 +89,20 @@ export class SpaceMap {
     this.used += used;
   }
 
-  /** One pass over all extents in device order. `gap` sees what nothing claims. */
+  /** One pass over all extents in device order. `done` is told now and then how far it is, 0 … 1. */
   sweep(
     total: number,
     report: Reporter,
-    gap: (start: number, len: number) => void,
+    done: (share: number) => void,
   ): void {
-    let end = DATA_DEV_START_BLKNO;
+    let end = DATA_DEV_START_BLKNO, records = 0;
     const holder = new Uint32Array(WORDS);
     this.#sorter.forEach((w, at) => {
       const start = joinWords(w[at] as number, w[at + 1] as number);
       const len = joinWords(w[at + 2] as number, w[at + 3] as number);
       const free = w[at + 4] === FREE_OWNER;
-      if (start > end) this.#gap(end, start - end, report, gap);
+      if (++records % RECORDS_BETWEEN === 0) done(records / this.#sorter.count);
+      if (start > end) this.#gap(end, start - end, report);
       if (start < end) {
         const overlap = Math.min(end, start + len) - start;
         const holderFree = holder[4] === FREE_OWNER;
@@ -121,19 +123,13 @@ export class SpaceMap {
         for (let k = 4; k < WORDS; k++) holder[k] = w[at + k] as number;
       }
     });
-    if (end < total) this.#gap(end, total - end, report, gap);
+    if (end < total) this.#gap(end, total - end, report);
     this.#sorter.close();
   }
 
-  #gap(
-    start: number,
-    len: number,
-    report: Reporter,
-    gap: (start: number, len: number) => void,
-  ): void {
+  #gap(start: number, len: number, report: Reporter): void {
     this.leaked += len;
     report.add("data-leak", { start, len });
-    gap(start, len);
   }
 
   #name(w: Uint32Array, at: number): string {
