@@ -1,0 +1,153 @@
+/**
+ * What goes wrong around the check of a large volume: no room for temporary files, hardly any memory,
+ * more threads than processors, a signal in the middle, a device that stops to answer. One line, the
+ * right status, nothing left behind, nothing written.
+ */
+
+import assert from "node:assert/strict";
+import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
+import { checkVolume } from "../../fs/check/check.ts";
+import { DeviceError } from "../../fs/errors.ts";
+import { MemDevice } from "../../fs/memory_device.ts";
+import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { openDevice } from "../../fs/sys/device.ts";
+import { type Damage, generate, generatedSize } from "./generate.ts";
+
+const INODES = 40_000;
+const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
+
+function command(args: string[]): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", MAIN, "fsck", ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  });
+}
+
+const text = (b: Uint8Array): string => new TextDecoder().decode(b);
+
+async function fsck(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await command(args).output();
+  return { code, out: text(stdout), err: text(stderr) };
+}
+
+/** The files of a volume in a directory that is removed afterwards. */
+async function withVolume(
+  damage: Damage | undefined,
+  run: (meta: string, data: string, dir: string) => Promise<void>,
+): Promise<void> {
+  await useFastCrc32c();
+  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-failures-" });
+  try {
+    const { metaBlocks, dataBlocks } = generatedSize(INODES);
+    const open = (name: string, bytes: number) => {
+      Deno.writeFileSync(`${dir}/${name}`, new Uint8Array(0));
+      Deno.truncateSync(`${dir}/${name}`, bytes);
+      return openDevice(`${dir}/${name}`, { write: true });
+    };
+    const meta = open("meta", metaBlocks * LG_SIZE), data = open("data", dataBlocks * SM_SIZE);
+    generate(meta, data, INODES, damage);
+    meta.close();
+    data.close();
+    await run(`${dir}/meta`, `${dir}/data`, dir);
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+}
+
+async function digest(path: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", Deno.readFileSync(path));
+  return new Uint8Array(hash).toHex();
+}
+
+/** Runs something with a directory that holds next to nothing; false if there can be none. */
+async function withFullDirectory(dir: string, run: (full: string) => Promise<void>) {
+  const full = `${dir}/full`;
+  Deno.mkdirSync(full);
+  const mount = await new Deno.Command("mount", {
+    args: ["-t", "tmpfs", "-o", "size=64k", "tmpfs", full],
+    stderr: "null",
+  }).output();
+  if (!mount.success) {
+    console.log("a full temporary directory: skipped, no right to mount one");
+    return;
+  }
+  try {
+    await run(full);
+  } finally {
+    await new Deno.Command("umount", { args: [full] }).output();
+  }
+}
+
+Deno.test("fsck at scale: no room for temporary files is one line and status 8, and nothing is written", async () => {
+  await withVolume("no-index", async (meta, data, dir) => {
+    const before = await digest(meta);
+    const missing = await fsck("-n", "--memory", "1M", "--temp-dir", `${dir}/none`, meta, data);
+    assert.equal(missing.code, 8, missing.out + missing.err);
+    assert.match(missing.err, /^fsck: a temporary file in .*\/none cannot be used: [^\n]*\n$/);
+    await withFullDirectory(dir, async (full) => {
+      for (const mode of ["-n", "-y"]) {
+        const { code, err } = await fsck(mode, "--memory", "1M", "--temp-dir", full, meta, data);
+        assert.equal(code, 8, err);
+        assert.match(err, /^fsck: a temporary file in .*\/full cannot be used: No space[^\n]*\n$/);
+        assert.deepEqual([...Deno.readDirSync(full)], []);
+      }
+    });
+    assert.equal(await digest(meta), before);
+  });
+});
+
+Deno.test("fsck at scale: hardly any memory and more threads than processors check as well", async () => {
+  await withVolume(undefined, async (meta, data) => {
+    const plain = await fsck("-n", "--json", meta, data);
+    assert.equal(plain.code, 0, plain.err);
+    for (const args of [["--memory", "1"], ["--workers", "64"]]) {
+      assert.deepEqual(await fsck("-n", "--json", ...args, meta, data), plain, args.join(" "));
+    }
+  });
+});
+
+Deno.test("fsck at scale: a signal leaves no temporary files", async () => {
+  await withVolume("no-index", async (meta, data, dir) => {
+    const temp = `${dir}/temp`;
+    Deno.mkdirSync(temp);
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      // Nobody reads what it says beyond the beginning, so that it is in the middle of its work.
+      const args = ["-n", "-v", "--json", "--memory", "1M", "--temp-dir", temp, meta, data];
+      const child = command(args).spawn();
+      const reader = child.stdout.getReader();
+      const { value } = await reader.read();
+      assert.match(text(value ?? new Uint8Array(0)), /index-missing/);
+      assert.deepEqual([...Deno.readDirSync(temp)], [], "its files have no names");
+      child.kill(signal);
+      while (!(await reader.read()).done);
+      reader.releaseLock();
+      assert.equal((await child.status).code, 32, signal);
+      await child.stderr.cancel();
+      assert.deepEqual([...Deno.readDirSync(temp)], []);
+    }
+  });
+});
+
+/** Cannot be read from a byte on. */
+class HalfDead extends MemDevice {
+  deadFrom = Infinity;
+  override read(buf: Uint8Array, off: number): void {
+    if (off + buf.length > this.deadFrom) throw new DeviceError("meta", "read failed: EIO");
+    super.read(buf, off);
+  }
+}
+
+Deno.test("fsck at scale: a device that cannot be read beyond its first part is reported block by block", () => {
+  const inodes = 12_000, { metaBlocks, dataBlocks } = generatedSize(inodes);
+  const meta = new HalfDead(metaBlocks * LG_SIZE), data = new MemDevice(dataBlocks * SM_SIZE);
+  const { written } = generate(meta, data, inodes);
+  const sound = checkVolume(meta, data);
+  assert.equal(sound.errors, 0);
+  const first = Math.floor(sound.stats.metaBytesRead / LG_SIZE / 2);
+  meta.deadFrom = (64 + first) * LG_SIZE;
+  const { counts, errors } = checkVolume(meta, data);
+  const unread = counts.get("block-read") ?? 0;
+  assert.ok(unread > 0 && unread < written && errors >= unread, `${unread} of ${written} blocks`);
+});
