@@ -66,8 +66,13 @@ const MAX_LEVEL = 31;
 const TWO32 = 0x1_0000_0000;
 
 export interface ReachVisitor {
-  /** A referenced block, once; the buffer is good until the call returns. */
-  block(blkno: number, bytes: Uint8Array): void;
+  /**
+   * A referenced block, once; the buffer is good until the call returns. `seq` is what the reference
+   * expects, where `held` is there to ask for it.
+   */
+  block(blkno: number, bytes: Uint8Array, seq: bigint | undefined): void;
+  /** The bytes of a block that need not be read, if the caller has this version of it. */
+  held?(blkno: number, seq: bigint): Uint8Array | undefined;
   /** A referenced block that the device cannot give. */
   unreadable(blkno: number, why: string): void;
 }
@@ -104,7 +109,7 @@ class ReachWalk implements Reached {
   readonly #free: Uint8Array;
   readonly #window: Uint8Array;
   #wave: number[] = [];
-  /** Expected seqs of the blocks of the present wave that may be old, by code. */
+  /** Expected seqs of the blocks of the present wave that may be old, or held, by code. */
   #expected = new Map<number, bigint>();
 
   constructor(private readonly dev: Device, private readonly visitor: ReachVisitor) {
@@ -138,10 +143,10 @@ class ReachWalk implements Reached {
 
   run(): void {
     while (this.#wave.length > 0) {
-      const codes = Float64Array.from(this.#wave).sort();
-      const expected = this.#expected;
+      const wave = this.#wave, expected = this.#expected;
       this.#wave = [];
       this.#expected = new Map();
+      const codes = Float64Array.from(this.#visitHeld(wave, expected)).sort();
       let at = 0;
       while (at < codes.length) {
         const first = blknoOf(codes[at] as number);
@@ -156,12 +161,25 @@ class ReachWalk implements Reached {
         for (let i = at; i < end; i++) {
           const code = codes[i] as number, slot = blknoOf(code) - first;
           if (readable === null || readable[slot] === 1) {
-            this.#visit(code, slot, expected.get(code));
+            const bytes = this.#window.subarray(slot * LG_SIZE, (slot + 1) * LG_SIZE);
+            this.#visit(code, bytes, expected.get(code));
           }
         }
         at = end;
       }
     }
+  }
+
+  /** Visits what need not be read; returns the rest. */
+  #visitHeld(wave: number[], expected: ReadonlyMap<number, bigint>): number[] {
+    const { visitor } = this;
+    if (visitor.held === undefined) return wave;
+    return wave.filter((code) => {
+      const seq = expected.get(code);
+      const bytes = seq === undefined ? undefined : visitor.held?.(blknoOf(code), seq);
+      if (bytes !== undefined) this.#visit(code, bytes, seq);
+      return bytes === undefined;
+    });
   }
 
   /** Reads a run into the window; null when all went well, else which blocks did. */
@@ -186,15 +204,14 @@ class ReachWalk implements Reached {
     return readable;
   }
 
-  #visit(code: number, slot: number, seq: bigint | undefined): void {
+  #visit(code: number, bytes: Uint8Array, seq: bigint | undefined): void {
     const blkno = blknoOf(code), role = roleOf(code), level = code % 32;
-    const bytes = this.#window.subarray(slot * LG_SIZE, (slot + 1) * LG_SIZE);
     const v = new DataView(bytes.buffer, bytes.byteOffset, LG_SIZE);
-    if (seq !== undefined && v.getBigUint64(16, true) !== seq) return;
+    if (isOld(role) && v.getBigUint64(16, true) !== seq) return;
     const magic = v.getUint32(4, true);
     if (!this.has(blkno)) {
       setBit(this.#given, blkno);
-      this.visitor.block(blkno, bytes);
+      this.visitor.block(blkno, bytes, seq);
     }
     // A damaged magic does not make it another block; one of another kind does.
     if (MAGICS.includes(magic) && !expects(role, level, magic)) return;
@@ -304,7 +321,6 @@ class ReachWalk implements Reached {
   #follow(v: DataView, o: number, role: number, level: number): void {
     const blkno = rawU64(v, o);
     if (blkno < META_DEV_START_BLKNO || blkno >= this.#blocks) return;
-    const old = role === OLD_TREE || role === OLD_SRCH;
     let seen = this.#seen[role];
     if (seen === undefined) {
       seen = new Uint8Array(this.#given.length);
@@ -313,7 +329,9 @@ class ReachWalk implements Reached {
     if (getBit(seen, blkno)) return;
     setBit(seen, blkno);
     const code = (blkno * 16 + role) * 32 + Math.min(level, MAX_LEVEL);
-    if (old) this.#expected.set(code, v.getBigUint64(o + 8, true));
+    if (isOld(role) || this.visitor.held !== undefined) {
+      this.#expected.set(code, v.getBigUint64(o + 8, true));
+    }
     this.#wave.push(code);
   }
 }
@@ -328,6 +346,7 @@ function setBit(bits: Uint8Array, n: number): void {
   bits[at] = bits[at]! | 1 << n % 8;
 }
 
+const isOld = (role: number): boolean => role === OLD_TREE || role === OLD_SRCH;
 const blknoOf = (code: number): number => Math.floor(code / 512);
 const roleOf = (code: number): number => Math.floor(code / 32) % 16;
 
