@@ -173,6 +173,7 @@ Deno.test("repair: -p leaves alone what cannot be mended without loss", async ()
   const writes = v.meta.writes;
   const result = repairVolume(v.meta, v.data, repairOptions("safe"));
   assert.equal(result.lossy, false);
+  assert.equal(result.stopped, null, "what may not be lost is no reason to stop");
   assert.ok(result.after.errors > 0);
   assert.equal(result.commits === 0, v.meta.writes === writes);
   const now = problemsOf(v.meta, v.data);

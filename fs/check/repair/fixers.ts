@@ -32,6 +32,7 @@ import {
 import { fixTotal, refileQuotaRule, rewriteItem } from "./fixers_derived.ts";
 import { fixEntryType, fixEntryValue, fixParents, moveToLostFound } from "./fixers_entries.ts";
 import { fixInodeField, fixLinkCount, fixRootInode, remakeInode } from "./fixers_inodes.ts";
+import { giveUp } from "./fixers_give_up.ts";
 import { type FixScope, num, text } from "./fixers_scope.ts";
 import {
   keepLastXattr,
@@ -56,11 +57,15 @@ export class Fixers {
     return this.#search.length >= Math.max(1000, this.scope.round.cx.memory / 8 / SEARCH_BYTES);
   }
 
-  /** Mends one problem; false if it is none of items, or cannot be mended. Throws FsError. */
-  mend(code: ProblemCode, values: Values): boolean {
+  /**
+   * Mends one problem; false if it is none of items, or cannot be mended. On a rung of the ladder
+   * (escalation.ts) above the first what it is about goes. Throws FsError.
+   */
+  mend(code: ProblemCode, values: Values, rung = 0): boolean {
     const s = this.scope, { entries, patch } = s;
     const ino = num(values, "ino");
     if (s.removed.has(ino)) return true;
+    if (rung > 0 && giveUp(s, code, values, rung)) return true;
     switch (code) {
       case "index-missing":
       case "index-extra": {

@@ -27,16 +27,20 @@ import {
   extentOf,
   FS_ROOT,
   isAllocator,
+  isBloom,
   isDataAllocator,
   isItemTree,
   isMergeItemOf,
+  logTreeOf,
 } from "../names.ts";
-import { type ProblemCode, PROBLEMS } from "../problems.ts";
+import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import { copyExtent, freeDataRuns } from "./data_space.ts";
 import { Entries } from "./entries.ts";
+import { Ladder, MOST_VAIN_ROUNDS } from "./escalation.ts";
 import { Findings } from "./findings.ts";
 import { Fixers } from "./fixers.ts";
+import { isOfItems } from "./fixers_give_up.ts";
 import { FixScope } from "./fixers_scope.ts";
 import { ItemPatch } from "./item_patch.ts";
 import { Round } from "./round.ts";
@@ -62,7 +66,7 @@ import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
 
 /** From this round on each must leave fewer problems than any before: else it goes in circles. */
-const MAX_ROUNDS = 16;
+const MAX_ROUNDS = 20;
 
 export interface RepairOptions extends CheckOptions {
   /** `safe`: only what loses nothing; `all`: everything that can be mended. */
@@ -70,6 +74,8 @@ export interface RepairOptions extends CheckOptions {
   readonly random: Random;
   /** Time of new inodes. */
   readonly now: { readonly sec: number; readonly nsec: number };
+  /** The rung of the ladder (escalation.ts) for what is found first; 0 unless a test climbs it. */
+  readonly rung?: number;
   /** Whether problems of this kind shall be mended; asked once a code. Default: yes. */
   readonly ask?: (code: ProblemCode, count: number) => boolean;
   /** Quorum slots of a volume both of whose super blocks are lost. */
@@ -116,15 +122,23 @@ class Repair {
   /** A round has changed something: from now on what it has let go of leaks as well. */
   #mended = false;
   readonly #answers = new Map<ProblemCode, boolean>();
+  /** Problems that come back; null where nothing may be lost, or somebody is asked before it is. */
+  readonly #ladder: Ladder | null;
 
   constructor(
     private readonly meta: Device,
     private readonly data: Device,
     private readonly options: RepairOptions,
-  ) {}
+  ) {
+    const { mode, rung, memory, ask } = options;
+    this.#ladder = mode === "all" && ask === undefined
+      ? new Ladder(rung ?? 0, memory ?? DEFAULT_MEMORY)
+      : null;
+  }
 
   run(): RepairResult {
-    let before: Report | null = null, stopped: string | null = null, last = "", fewest = Infinity;
+    let before: Report | null = null, stopped: string | null = null;
+    let last = "", vain = 0, fewest = Infinity;
     for (let n = 1;; n++) {
       this.options.onRound?.(n);
       const { memory, tempDir } = this.options;
@@ -177,10 +191,14 @@ class Repair {
       }
       const state = JSON.stringify([[...after.counts], after.problems.map((p) => p.message)]);
       const left = after.errors + after.warnings;
-      if (n > MAX_ROUNDS && left >= fewest || state === last) {
-        stopped = "mending did not change anything any more";
+      vain = state === last ? vain + 1 : 0;
+      const climbs = this.#ladder?.climbs ?? 0;
+      if (n > MAX_ROUNDS && left >= fewest || vain > (climbs > 0 ? MOST_VAIN_ROUNDS : 0)) {
+        // What may not be mended is no reason.
+        if (this.#mayAll()) stopped = "mending did not change anything any more";
         return done();
       }
+      this.#ladder?.nextRound();
       last = state;
       fewest = Math.min(fewest, left);
       try {
@@ -204,6 +222,33 @@ class Repair {
       this.#answers.set(code, answer);
     }
     return answer;
+  }
+
+  /** Whether everything that can be mended may be. */
+  #mayAll(): boolean {
+    return this.options.mode === "all" && ![...this.#answers.values()].includes(false);
+  }
+
+  /** The rung on which a problem is to be mended. */
+  #rung(code: ProblemCode, values: Values): number {
+    const rung = this.#ladder?.climb(code, values) ?? 0;
+    if (rung > 0) this.#lossy = true;
+    return rung;
+  }
+
+  /** Names of trees, merges and search files that are mended in every round, and were in vain. */
+  #stubborn(allowed: readonly Problem[]): Set<string> {
+    const names = new Set<string>();
+    for (const { code, values } of allowed) {
+      const what = String(values["what"] ?? "");
+      if (!/^(block-|btree-|root-|ref-range|item-(?!seq)|srch-file|srch-comp|merge)/.test(code)) {
+        continue;
+      }
+      if (isAllocator(what) || isBloom(what)) continue;
+      // Once and again; what cannot be read then is another's business.
+      if (this.#rung(code, values) === 1) names.add(logTreeOf(what));
+    }
+    return names;
   }
 
   #mayRecover(): boolean {
@@ -256,6 +301,7 @@ class Repair {
       findings,
       allowed,
       mayMend: (bad) => this.#mayMend(bad, findings),
+      stubborn: this.#stubborn(allowed),
       log: (line) => this.options.log?.(line),
     };
     mendServerTrees(mender);
@@ -384,7 +430,8 @@ class Repair {
       if (!this.#may(code, report.counts.get(code) ?? 1)) return true;
       patch.settle();
       try {
-        if (fixers.mend(code, values)) mended = true;
+        const rung = isOfItems(code) ? this.#rung(code, values) : 0;
+        if (fixers.mend(code, values, rung)) mended = true;
       } catch (e) {
         // What it needs cannot be read, or no key can name it: the next round looks again.
         if (!(e instanceof FsError || e instanceof FormatError)) throw e;

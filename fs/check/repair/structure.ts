@@ -15,6 +15,7 @@ import {
   isItemTree,
   isMergeItem,
   isMergeItemOf,
+  isSearch,
   isServerTree,
   itemsOf,
   logTreeOf,
@@ -36,12 +37,16 @@ export interface Structure {
   /** What may be mended. */
   readonly allowed: readonly Problem[];
   readonly mayMend: (bad: BadBlock) => boolean;
+  /** Names of what was mended in vain (escalation.ts). */
+  readonly stubborn: ReadonlySet<string>;
   /** One line about something that was done. */
   readonly log: (line: string) => void;
 }
 
 /** What is to be done about the server's trees, search files, compactions and merges. */
-export function mendServerTrees({ servers, findings, allowed, log }: Structure): void {
+export function mendServerTrees(s: Structure): void {
+  const { servers, findings, allowed, log } = s;
+  for (const what of s.stubborn) rebuild(servers, what, log);
   for (const { code, values } of allowed) {
     const what = String(values["what"] ?? "");
     if (
@@ -90,6 +95,20 @@ export function mendServerTrees({ servers, findings, allowed, log }: Structure):
   }
 }
 
+/** What comes back although it was mended is given up, or written anew as a whole. */
+function rebuild(servers: ServerTrees, what: string, log: (line: string) => void): void {
+  if (isMergeItem(what) || what === "log_merge") {
+    servers.dropFreeing();
+    servers.abandonMerge();
+    log("a log merge was given up: it could not be mended");
+  } else if (isSearch(what) || isCompaction(what) || what === "srch_root") {
+    servers.dropCompactions();
+    if (servers.dropSearchFile(what)) log(`${what} was dropped: it could not be mended`);
+    servers.touch("srch_root");
+  }
+  servers.touch(isServerTree(what) ? what : "logs_root");
+}
+
 /** Writes anew what is damaged in fs_root and log trees; false if nothing is. */
 export function mendItemTrees(
   s: Structure,
@@ -123,9 +142,10 @@ export function mendItemTrees(
     newest: number,
   ) => {
     const keys = keysOf(items), late = lateVersions(items);
-    if (bad.length + keys.length + late.length === 0 && !rootBad(what)) return;
+    const whole = s.stubborn.has(what) || s.stubborn.has(items);
+    if (bad.length + keys.length + late.length === 0 && !rootBad(what) && !whole) return;
     const inLog = what !== FS_ROOT;
-    const damage = { bad, unwanted: keys, late, newest, log: inLog, name: what, copies };
+    const damage = { bad, unwanted: keys, late, newest, log: inLog, name: what, copies, whole };
     const { lostBlocks, unusable, doubtful, holes: left } = rewriteTree(round, root, damage);
     any = true;
     for (const hole of left) holes.push(hole);

@@ -77,6 +77,8 @@ export interface Damage {
   readonly name: string;
   /** Leaves that nothing refers to: older copies, among others. */
   readonly copies: readonly LooseLeaf[];
+  /** Every block is to be written anew. */
+  readonly whole: boolean;
 }
 
 export interface RewriteResult {
@@ -153,7 +155,8 @@ class Rewriter {
 
   /** Whether anything in [lo, hi] is to be changed. */
   #touches(lo: Key, hi: Key): boolean {
-    const { bad, unwanted, late } = this.damage;
+    const { bad, unwanted, late, whole } = this.damage;
+    if (whole) return true;
     const inside = (key: Key) => key.compare(lo) >= 0 && key.compare(hi) <= 0;
     return bad.some((x) => inside(x.lo)) || unwanted.some(inside) || late.some(inside);
   }
