@@ -191,9 +191,13 @@ export class BlockCache {
     return this.begin(from, writer, blkno, magic);
   }
 
-  private checkFree(blkno: number): void {
+  /** @internal Throws CorruptError unless a number that was just allocated is that of no dirty block. */
+  checkFree(blkno: number): void {
     const old = this.blocks.get(blkno);
-    assert(old === undefined || old.writer === null, `block ${blkno} was allocated while dirty`);
+    // An allocator whose stored lists name a block twice.
+    if (old !== undefined && old.writer !== null) {
+      throw new CorruptError(`metadata block ${blkno} is in use, but was said to be free`);
+    }
     assert(blkno > 1 && blkno < this.deviceBlocks, `block ${blkno} is outside the device`);
   }
 
@@ -361,6 +365,7 @@ export class BlockWriter {
     if (b.writer === this) return b;
     assert(b.writer === null, `block ${old} is dirty in another transaction`);
     const blkno = alloc.allocMeta();
+    this.cache.checkFree(blkno);
     try {
       alloc.freeMeta(old);
     } catch (e) {

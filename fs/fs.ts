@@ -182,7 +182,7 @@ export class Fs {
     this.runner = new OpRunner(this.locks, this.trans, () => this.items.trim(), {
       paranoid: parts.paranoid ?? null,
       onDefect: (e) => this.#defect(e),
-      onIoError: (e) => this.#reportIoError(e),
+      onIoError: (e) => this.reportIoError(e),
     });
     this.clean = new DataCache(data, parts.readAhead ?? null, this.limits.dataCacheBytes);
     this.dirty = new DirtyData(data, {
@@ -226,8 +226,8 @@ export class Fs {
     this.waiters.close(ENOLINK);
   }
 
-  /** What made an operation fail with EIO: one line for each, as long as there are not too many. */
-  #reportIoError(e: FsError): void {
+  /** What made a request fail with EIO: one line for each, as long as there are not too many. */
+  reportIoError(e: FsError): void {
     if (e instanceof CorruptError && e.reported) return;
     if (this.#ioErrors.size >= MAX_IO_ERRORS || this.#ioErrors.has(e.message)) return;
     this.#ioErrors.add(e.message);

@@ -38,7 +38,7 @@
  * - Never catch what you do not know: a suspension passes through `throw`. Never await inside.
  */
 
-import { asCorrupt, assert, AssertionError, FsError } from "./errors.ts";
+import { asCorrupt, assert, AssertionError, FsError, StaleError } from "./errors.ts";
 import type { Random } from "./env.ts";
 import { EINTR, EIO } from "../format/errno.ts";
 import type { Caller } from "./caller.ts";
@@ -526,8 +526,11 @@ export class OpRunner {
   #failed(op: Op, failure: unknown): unknown {
     const applying = op.applying;
     this.#end(op);
-    // What an operation reads is stored; numbers of requests were checked before.
-    const e = asCorrupt(failure, "a stored item");
+    // What an operation reads is stored; numbers of requests were checked before. Roots that may be
+    // outdated are renewed where they are used: what does not match here is damage.
+    const e = failure instanceof StaleError
+      ? failure.asDamage
+      : asCorrupt(failure, "a stored item");
     if (!applying) {
       if (e instanceof FsError && e.errno === EIO) this.#onIoError(e);
       return e;

@@ -14,7 +14,7 @@ import {
   SEF_UNWRITTEN,
   TYPE_DATA_EXTENT,
 } from "../../format/constants.ts";
-import { DataExtentVal, extentKey, extentSearchKey, lastInodeKey } from "../../format/items.ts";
+import { DataExtentVal, extentKey, lastInodeKey } from "../../format/items.ts";
 import type { Key } from "../../format/key.ts";
 import { assert, CorruptError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
@@ -29,7 +29,7 @@ export function nextExtent(op: Op, fs: Fs, h: InodeHandle, block: number): Exten
   const item = fs.items.next(
     op,
     h.lock,
-    extentSearchKey(h.ino, block),
+    extentKey(h.ino, block, 0),
     lastInodeKey(h.ino, TYPE_DATA_EXTENT),
   );
   return item === null ? null : decodeExtent(item.key, item.val, fs.dataBlocks);
@@ -75,7 +75,8 @@ export class FileExtents extends ExtentMap {
     this.#h = h;
     let horizon = Infinity;
     const lastKey = lastInodeKey(h.ino, TYPE_DATA_EXTENT);
-    let key = extentSearchKey(h.ino, Math.max(0, first - 1));
+    // No extent has length 0: whatever item is there is met, and judged.
+    let key = extentKey(h.ino, Math.max(0, first - 1), 0);
     for (;;) {
       const item = fs.items.next(op, h.lock, key, lastKey);
       if (item === null) break;

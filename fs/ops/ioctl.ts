@@ -22,8 +22,8 @@ import {
   IOC_STATFS_MORE,
   IOC_WALK_INODES,
 } from "../../format/ioctl.ts";
-import { ENOTTY } from "../../format/errno.ts";
-import { errnoError } from "../errors.ts";
+import { EIO, ENOTTY } from "../../format/errno.ts";
+import { asCorrupt, errnoError, FsError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { dataWaiting, getAttrX, listHiddenXattrs, statMore } from "./ioctl_file.ts";
 import {
@@ -60,5 +60,20 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
 export function ioctl(fs: Fs, rq: IoctlRequest): IoctlReply | Promise<IoctlReply> {
   const handler = HANDLERS.get(rq.cmd);
   if (handler === undefined) throw errnoError(ENOTTY);
-  return handler(fs, rq);
+  try {
+    const reply = handler(fs, rq);
+    if (!(reply instanceof Promise)) return reply;
+    return reply.catch((e: unknown) => {
+      throw reported(fs, e);
+    });
+  } catch (e) {
+    throw reported(fs, e);
+  }
+}
+
+/** Parts of an ioctl are no operations, whose failures are reported by their driver. */
+function reported(fs: Fs, e: unknown): unknown {
+  const error = asCorrupt(e, "what an ioctl reads");
+  if (error instanceof FsError && error.errno === EIO) fs.reportIoError(error);
+  return error;
 }

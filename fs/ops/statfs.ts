@@ -16,7 +16,7 @@ import { SrchCompact } from "../../format/srch.ts";
 import { SuperBlock } from "../../format/super.ts";
 import { CMD_STATFS, NetStatfs } from "../../format/wire.ts";
 import { forEachItem } from "../btree.ts";
-import { StaleError } from "../errors.ts";
+import { asCorrupt, StaleError } from "../errors.ts";
 import { forEachLogTree } from "../forest.ts";
 import type { Fs } from "../fs.ts";
 
@@ -83,7 +83,7 @@ export function allocPools(fs: Fs): AllocPool[] {
     try {
       return readPools(fs, readSuper(fs));
     } catch (e) {
-      if (!(e instanceof StaleError)) throw e;
+      if (!(e instanceof StaleError)) throw asCorrupt(e, "the pools of free blocks");
       if (tries === STALE_RETRIES) throw e.asDamage;
     }
   }

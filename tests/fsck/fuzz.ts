@@ -55,7 +55,7 @@ const FIXED = Math.floor(SUPER_BLKNO * SM_SIZE / LG_SIZE);
 export interface Outcome {
   readonly base: string;
   readonly seed: number;
-  readonly kind: Kind;
+  readonly kind: string;
   /** `clean: …` with a reason, `mended`, or `left: …`, which the corpus allows. */
   readonly what: string;
   /** What went wrong, with all there is to know. */

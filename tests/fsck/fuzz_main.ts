@@ -1,8 +1,10 @@
 /**
  * A long fuzz campaign. Seeds are consecutive numbers; a seed chooses the volume and the damage.
  *
- *   deno run -A tests/fsck/fuzz_main.ts FIRST COUNT [SECONDS] [check]   a campaign
- *   deno run -A tests/fsck/fuzz_main.ts one BASE SEED                   one run again, as reported
+ *   deno run -A tests/fsck/fuzz_main.ts FIRST COUNT [SECONDS] [check | mount]   a campaign
+ *   deno run -A tests/fsck/fuzz_main.ts one BASE SEED [mount]           one run again, as reported
+ *
+ * A campaign `mount` mounts the damaged volumes (fuzz_mount.ts) instead of checking them.
  *
  * The runs are made by a child process. It is watched: a run of more than a minute is a hang, more
  * than 2 GiB of memory is too much, and an end without a result is a crash; each counts as a failure
@@ -11,25 +13,31 @@
 
 import { baseNames, makeBase } from "./fuzz_bases.ts";
 import { type Outcome, Target } from "./fuzz.ts";
+import { MountTarget } from "./fuzz_mount.ts";
 
 const HANG_MS = 60_000;
 const MEMORY_KIB = 2 << 20;
 const LOOK_MS = 1000;
 const PROGRESS = 2000;
 
-const targets = new Map<string, Target>();
+const targets = new Map<string, Target | MountTarget>();
 
-async function runOne(base: string, seed: number, repair: boolean): Promise<Outcome> {
+/** `mode`: "repair", "check" or "mount". */
+async function runOne(base: string, seed: number, mode: string): Promise<Outcome> {
   let target = targets.get(base);
-  if (target === undefined) targets.set(base, target = new Target(await makeBase(base)));
-  return await target.run(seed, repair);
+  if (target === undefined) {
+    const subject = await makeBase(base);
+    target = mode === "mount" ? new MountTarget(subject) : new Target(subject);
+    targets.set(base, target);
+  }
+  return await target.run(seed, mode !== "check");
 }
 
 /** Runs seeds from `first` on, an outcome a line. */
-async function child(first: number, count: number, seconds: number, repair: boolean) {
+async function child(first: number, count: number, seconds: number, mode: string) {
   const end = performance.now() + seconds * 1000, names = baseNames();
   for (let seed = first; seed < first + count && performance.now() < end; seed++) {
-    const outcome = await runOne(names[seed % names.length] as string, seed, repair);
+    const outcome = await runOne(names[seed % names.length] as string, seed, mode);
     console.log(JSON.stringify(outcome));
   }
 }
@@ -139,17 +147,17 @@ function memoryOf(pid: number): number {
 
 const [command, ...rest] = Deno.args;
 if (command === "one") {
-  const outcome = await runOne(rest[0] as string, Number(rest[1]), true);
+  const outcome = await runOne(rest[0] as string, Number(rest[1]), rest[2] ?? "repair");
   console.log(`${outcome.kind}: ${outcome.what}\n${outcome.failure ?? ""}`);
   Deno.exit(outcome.failure === null ? 0 : 1);
 } else if (command === "child") {
   const [first, count, seconds] = rest.map(Number) as [number, number, number];
-  await child(first, count, seconds, rest[3] !== "check");
+  await child(first, count, seconds, rest[3] as string);
 } else {
-  const [first, count, seconds] = Deno.args.filter((a) => a !== "check").map(Number);
+  const modes = ["check", "mount"], mode = Deno.args.find((a) => modes.includes(a)) ?? "repair";
+  const [first, count, seconds] = Deno.args.filter((a) => a !== mode).map(Number);
   const campaign = new Campaign();
   Deno.addSignalListener("SIGINT", () => campaign.stop());
-  const mode = Deno.args.includes("check") ? "check" : "repair";
   await campaign.run(first ?? 1, count ?? 1000, seconds ?? Infinity, mode);
   campaign.print();
   Deno.exit(campaign.failures === 0 ? 0 : 1);

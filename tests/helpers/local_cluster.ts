@@ -7,7 +7,7 @@
 import { InetAddr } from "../../format/block.ts";
 import { SuperBlock } from "../../format/super.ts";
 import { SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
-import { CMD_LOCK, CMD_OPEN_INO_MAP, CMD_SYNC_LOG_TREES } from "../../format/wire.ts";
+import { CMD_LOCK, CMD_NAMES, CMD_OPEN_INO_MAP, CMD_SYNC_LOG_TREES } from "../../format/wire.ts";
 import type { TimerId, Timers } from "../../fs/env.ts";
 import { assert, errnoOf, FsError } from "../../fs/errors.ts";
 import type { ServerLink } from "../../fs/link.ts";
@@ -115,6 +115,7 @@ export class LocalLink implements ServerLink, LockHolder, OpenMapPeer {
         (answer) => this.#answer(id, 0, answer),
         (e: unknown) => {
           assert(e instanceof FsError, `server request ${cmd} failed: ${e}`);
+          cluster.refused.push(`${CMD_NAMES[cmd]}: ${e.message}`);
           this.#answer(id, errnoOf(e), new Uint8Array(0));
         },
       );
@@ -196,6 +197,8 @@ export class LocalCluster {
   readonly random: SeededRandom;
   /** Commands that mounts have sent, for counting. */
   readonly requests: number[] = [];
+  /** What the server could not answer, and why. */
+  readonly refused: string[] = [];
   locks: LockServer;
   maps: OpenMaps;
   store: ServerStore;
