@@ -41,24 +41,25 @@ const FLAGS = 52;
 
 class Cursor {
   leaf: Leaf | null = null;
-  index = 0;
+  #next = 0;
   /** Offset of the current item. */
   item = 0;
   v: DataView = new DataView(new ArrayBuffer(0));
 
-  constructor(readonly tree: StreamTree) {}
+  /** `index`: which of the trees it is. */
+  constructor(readonly tree: StreamTree, readonly index: number) {}
 
   /** Moves to the next item; false at the end. */
   advance(): boolean {
     for (;;) {
-      if (this.leaf !== null && this.index < this.leaf.nr) {
-        this.item = this.leaf.order[this.index++] as number;
+      if (this.leaf !== null && this.#next < this.leaf.nr) {
+        this.item = this.leaf.order[this.#next++] as number;
         return true;
       }
       this.leaf = this.tree.walk.next();
       if (this.leaf === null) return false;
       this.v = this.leaf.b.v;
-      this.index = 0;
+      this.#next = 0;
       this.tree.onLeaf(this.leaf);
     }
   }
@@ -84,42 +85,71 @@ export function streamItems(
   sink: ItemSink,
   merged: ((v: DataView, key: number) => boolean) | null = null,
 ): void {
-  const live: Cursor[] = [];
-  for (const tree of trees) {
-    const c = new Cursor(tree);
-    if (c.advance()) live.push(c);
+  // By the keys of their current items, equal ones as the trees come.
+  const live: Cursor[] = [], same: Cursor[] = [];
+  for (const [index, tree] of trees.entries()) {
+    const c = new Cursor(tree, index);
+    if (c.advance()) insert(live, c);
   }
-  const same: Cursor[] = [];
   while (live.length > 0) {
-    let least = live[0] as Cursor;
+    const least = live[0] as Cursor;
+    const single = live.length === 1 || !isSameKey(least, live[1] as Cursor);
     if (
-      live.length === 1 && merged === null &&
-      least.v.getUint8(least.item + KEY + 25) !== ZONE_XATTR_TOTL
+      single && merged === null && least.v.getUint8(least.item + KEY + 25) !== ZONE_XATTR_TOTL
     ) {
       if (least.v.getUint8(least.item + FLAGS) !== ITEM_FLAG_DELETION) {
         sink.item(least.block, least.item);
       }
-      if (!least.advance()) live.length = 0;
+      if (!least.advance()) live.shift();
+      // Mostly it is still the first.
+      else if (live.length > 1 && !comesBefore(least, live[1] as Cursor)) moveBack(live);
       continue;
     }
     same.length = 0;
     same.push(least);
-    for (let i = 1; i < live.length; i++) {
-      const c = live[i] as Cursor;
-      const order = compareStored(c.v, c.item + KEY, least.v, least.item + KEY);
-      if (order > 0) continue;
-      if (order < 0) {
-        same.length = 0;
-        least = c;
-      }
-      same.push(c);
+    for (let i = 1; i < live.length && isSameKey(least, live[i] as Cursor); i++) {
+      same.push(live[i] as Cursor);
     }
     if (merged !== null) checkMerged(same, sink, merged);
     resolve(same, sink);
-    for (const c of same) {
-      if (!c.advance()) live.splice(live.indexOf(c), 1);
-    }
+    const rest = live.length - same.length;
+    for (let i = 0; i < rest; i++) live[i] = live[i + same.length] as Cursor;
+    live.length = rest;
+    for (const c of same) if (c.advance()) insert(live, c);
   }
+}
+
+const isSameKey = (a: Cursor, b: Cursor): boolean =>
+  compareStored(a.v, a.item + KEY, b.v, b.item + KEY) === 0;
+
+/** The first place of `live` from `from` on whose cursor comes after `c`. */
+function placeOf(c: Cursor, live: readonly Cursor[], from: number): number {
+  let to = live.length;
+  while (from < to) {
+    const mid = from + to >> 1;
+    if (comesBefore(c, live[mid] as Cursor)) to = mid;
+    else from = mid + 1;
+  }
+  return from;
+}
+
+function insert(live: Cursor[], c: Cursor): void {
+  const place = placeOf(c, live, 0);
+  live.push(c);
+  for (let i = live.length - 1; i > place; i--) live[i] = live[i - 1] as Cursor;
+  live[place] = c;
+}
+
+/** The first cursor comes after the second one now. */
+function moveBack(live: Cursor[]): void {
+  const c = live[0] as Cursor, place = placeOf(c, live, 2) - 1;
+  for (let i = 0; i < place; i++) live[i] = live[i + 1] as Cursor;
+  live[place] = c;
+}
+
+function comesBefore(a: Cursor, b: Cursor): boolean {
+  const order = compareStored(a.v, a.item + KEY, b.v, b.item + KEY);
+  return order < 0 || order === 0 && a.index < b.index;
 }
 
 function checkMerged(
