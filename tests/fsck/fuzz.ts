@@ -13,7 +13,7 @@
 
 import { LG_SIZE, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
 import { blockCrcOk, sealBlock } from "../../format/crc32c.ts";
-import { checkVolume, isSound, type Report } from "../../fs/check/check.ts";
+import { checkVolume, isSound, type Problem, type Report } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import type { Device } from "../../fs/device.ts";
 import { FsError } from "../../fs/errors.ts";
@@ -74,6 +74,12 @@ const LEFT: readonly (readonly [what: RegExp, reason: string])[] = [
 /** Reasons to stop that no repair can overcome: the devices may be no pair, or nothing is left. */
 const REFUSED =
   /^the data device belongs to another volume$|^the metadata device has no blocks of volume /;
+
+/** May a repair leave these problems, or have stopped for that reason? */
+export function mayLeave(left: readonly Problem[], stopped: string | null): boolean {
+  return stopped !== null && REFUSED.test(stopped) ||
+    left.every((p) => LEFT.some(([what]) => what.test(`${p.code}: ${p.message}`)));
+}
 
 interface Volume {
   readonly meta: FuzzDevice;
@@ -179,8 +185,7 @@ export class Target {
       const after = random.oneIn(3) ? checkVolume(v.meta, v.data) : result.after;
       if (!isSound(result.after) || !isSound(after)) {
         const left = after.problems.filter((p) => p.severity !== "info");
-        const may = result.stopped !== null && REFUSED.test(result.stopped) ||
-          left.every((p) => LEFT.some(([what]) => what.test(`${p.code}: ${p.message}`)));
+        const may = mayLeave(left, result.stopped);
         const codes = [...new Set(left.map((p) => p.code))].sort().join(" ");
         if (this.#undersized) return done("left: the volume is too small");
         const why = result.stopped === null ? "left" : `stopped (${general(result.stopped)})`;

@@ -44,7 +44,7 @@ import {
   referencedBlocks,
   treeBlocks,
 } from "./damage.ts";
-import { type Outcome, readAll } from "./fuzz.ts";
+import { mayLeave, type Outcome, readAll } from "./fuzz.ts";
 import type { Subject } from "./fuzz_bases.ts";
 import { type Population, Work } from "./mount_work.ts";
 import { repairOptions, Surgeon } from "./repair_support.ts";
@@ -205,7 +205,10 @@ export class MountTarget {
       readAll({ meta, data });
       return null;
     }
-    if (this.#undersized) return null;
+    const left = after.problems.filter((p) => p.severity !== "info");
+    if (this.#undersized || mayLeave(left, result.stopped)) return null;
+    // A super block that may be of another volume, or of a larger device, is not written.
+    if (result.stopped !== null && /super-(size|pair)/.test(problems(after))) return null;
     return `${result.stopped}\n${problems(after)}\nof\n${problems(result.before)}`;
   }
 
