@@ -10,7 +10,9 @@ export * from "./lock_ranges.ts";
 /** By the four bits of a mode's file type. */
 const FILE_TYPES: readonly number[] = [0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
 const REGULAR = 0o10;
-/** Fields of an inode that are below 2^52 on every volume, by their offsets. */
+/** No inode's counter has reached this: from there on counting could become inexact. */
+export const INODE_COUNT_LIMIT = 2 ** 52;
+/** Fields of an inode that are below INODE_COUNT_LIMIT on every volume, by their offsets. */
 const COUNTED: readonly (readonly [off: number, name: string])[] = [
   [8, "meta_seq"],
   [16, "data_seq"],

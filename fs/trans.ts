@@ -16,7 +16,8 @@
  * - The next transaction's blocks are used after GET_LOG_TREES is answered, which an own server gets
  *   together with COMMIT_LOG_TREES, to be done in this order by one server commit (03 §28 point 8).
  * - A transaction cannot be given up: a step that fails is repeated after 2 s, from where it stopped,
- *   until it succeeds or the mount is aborted (ENOLINK).
+ *   until it succeeds or the mount is aborted (ENOLINK). Where stored structures of its own (log
+ *   tree, allocators) are damaged, which no repetition mends, it is aborted: nothing of it is stable.
  * - A hold is only given when the metadata lists can take what the commit will write (`Room`).
  */
 
@@ -31,7 +32,17 @@ import { DataAllocator, type DataPiece } from "./data_alloc.ts";
 import type { Device } from "./device.ts";
 import type { DirtyItem } from "./dirty_items.ts";
 import { sleep, type TimerId, type Timers } from "./env.ts";
-import { assert, AssertionError, errnoError, errnoOf, FsError, noSpace } from "./errors.ts";
+import {
+  asCorrupt,
+  assert,
+  AssertionError,
+  CorruptError,
+  errnoError,
+  errnoOf,
+  FsError,
+  isDamage,
+  noSpace,
+} from "./errors.ts";
 import type { ItemCache } from "./item_cache.ts";
 import type { ServerLink } from "./link.ts";
 import { type AllocTree, ListAllocator } from "./meta_alloc.ts";
@@ -74,8 +85,11 @@ export interface TransEnv {
   readonly roots: Roots;
   readonly limits: { readonly dirtyItemBytes: number };
   readonly log: (line: string) => void;
-  /** A commit met something that cannot be; the transaction was aborted. */
-  readonly onDefect: (e: AssertionError) => void;
+  /**
+   * A commit met something that cannot be, or damage that no repetition gets around; the transaction
+   * was aborted.
+   */
+  readonly onDefect: (e: AssertionError | FsError) => void;
 }
 
 /** File data that must be on the data device before a commit (02 §15.5). */
@@ -365,9 +379,14 @@ export class Trans {
     this.#clearDeadline();
     this.#run(cycle).catch((e: unknown) => {
       if (this.#state === "dead" && e instanceof FsError) return;
+      this.abort();
+      if (isDamage(e)) {
+        const what = `commit of transaction ${this.#seq}: ${e.message}; run fsck`;
+        this.env.onDefect(new CorruptError(what, true));
+        return;
+      }
       const defect = new AssertionError(`commit of transaction ${this.#seq} is broken: ${e}`);
       defect.cause = e;
-      this.abort();
       this.env.onDefect(defect);
     });
     return cycle;
@@ -460,9 +479,10 @@ export class Trans {
         const result = done instanceof Promise ? await done : done;
         this.#checkAlive();
         return result;
-      } catch (e) {
+      } catch (failure) {
         this.#checkAlive();
-        if (e instanceof AssertionError || !(e instanceof FsError)) throw e;
+        const e = asCorrupt(failure, what);
+        if (!(e instanceof FsError) || isDamage(e)) throw e;
         if (errnoOf(e) === ENOLINK) {
           this.abort();
           throw e;

@@ -36,7 +36,7 @@ import {
   XATTR_PART_SIZE,
 } from "../../format/constants.ts";
 import { nameFingerprint } from "../../format/hash.ts";
-import { Inode } from "../../format/items.ts";
+import { Inode, INODE_COUNT_LIMIT } from "../../format/items.ts";
 import type { WalkContext } from "./context.ts";
 import {
   FACT_BACKREF,
@@ -49,7 +49,7 @@ import {
   SIDE_SOURCE,
 } from "./facts.ts";
 import type { Directories } from "./parents.ts";
-import { isExact, isZero, joinWords, rawU64 } from "./raw.ts";
+import { isZero, joinWords, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { ExtentSink } from "./space.ts";
 import { XattrCheck } from "./xattr_check.ts";
@@ -236,8 +236,8 @@ export class InodeCheck {
       this.#badField("size", v.getBigUint64(off, true).toString());
     }
     // No filesystem has given out so many, and nothing could count on.
-    if (!isExact(this.#nextPos)) this.#badField("next_readdir_pos", this.#nextPos);
-    if (!isExact(this.#nextXattr)) this.#badField("next_xattr_id", this.#nextXattr);
+    if (this.#nextPos >= INODE_COUNT_LIMIT) this.#badField("next_readdir_pos", this.#nextPos);
+    if (this.#nextXattr >= INODE_COUNT_LIMIT) this.#badField("next_xattr_id", this.#nextXattr);
     const metaSeq = rawU64(v, off + 8), dataSeq = rawU64(v, off + 16);
     if (metaSeq > this.maxSeq) this.#badField("meta_seq", metaSeq);
     if (dataSeq > this.maxSeq) this.#badField("data_seq", dataSeq);

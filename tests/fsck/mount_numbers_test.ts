@@ -1,0 +1,51 @@
+/** Numbers of inodes that a mount refuses (EIO): a check reports each, a repair mends it. */
+
+import assert from "node:assert/strict";
+import { Inode, inodeKey } from "../../format/items.ts";
+import { checkVolume, isSound } from "../../fs/check/check.ts";
+import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { VolumeReader } from "../../fs/reader.ts";
+import { openVolume } from "../../fs/volume.ts";
+import { SeededRandom } from "../helpers/sim_reactor.ts";
+import { copyOf, healthyVolume, repairOptions, Surgeon } from "./repair_support.ts";
+
+const FIELDS: readonly (readonly [name: string, off: number])[] = [
+  ["size", 0],
+  ["meta_seq", 8],
+  ["data_seq", 16],
+  ["online_blocks", 32],
+  ["offline_blocks", 40],
+  ["next_readdir_pos", 48],
+  ["next_xattr_id", 56],
+  ["mode", 80],
+];
+const NUMBERS = [1n << 52n, 1n << 53n, 1n << 63n, 0xffff_ffff_ffff_ffffn];
+
+Deno.test("fsck: every number that a mount refuses is reported and mended", async () => {
+  const healthy = await healthyVolume();
+  const wrong: string[] = [];
+  for (const path of ["file0", "a", "a/sym"]) {
+    const ino = healthy.inos.get(path)!;
+    for (const [name, off] of FIELDS) {
+      for (const number of NUMBERS) {
+        const v = copyOf(healthy), key = inodeKey(ino);
+        let refused = false;
+        new Surgeon(v.meta).editItem(key, (val) => {
+          new DataView(val.buffer, val.byteOffset).setBigUint64(off, number, true);
+          refused = Inode.read(val, 2).fault !== null;
+        });
+        if (!refused) continue;
+        const what = `${path}: ${name} ${number}`;
+        if (isSound(checkVolume(v.meta, v.data))) wrong.push(`${what} is not reported`);
+        const { after } = repairVolume(v.meta, v.data, repairOptions());
+        if (!isSound(after)) wrong.push(`${what} is not mended`);
+        const reader = new VolumeReader(openVolume(v.meta, v.data), new SeededRandom(1));
+        for (const item of reader.items(key, key)) {
+          const { fault } = Inode.read(item.val, 2);
+          if (fault !== null) wrong.push(`${what}: still ${fault} after the repair`);
+        }
+      }
+    }
+  }
+  assert.deepEqual(wrong, []);
+});
