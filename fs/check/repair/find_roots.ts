@@ -11,7 +11,7 @@
  *
  * Trees of the server that can be made anew are not looked for: search files, merges, free space.
  *
- * Memory: about half a kilobyte a btree block of the volume, that is a hundredth of its metadata.
+ * Memory: what the check may use; a record of each btree block is in a table that spills (block_table.ts).
  */
 
 import {
@@ -21,7 +21,6 @@ import {
   itemKey,
   itemSeq,
   itemVal,
-  itemValLen,
   lastItem,
   nextItem,
   nrItems,
@@ -46,25 +45,44 @@ import { Inode } from "../../../format/items.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 import type { Device } from "../../device.ts";
 import { DeviceError } from "../../errors.ts";
-import type { CheckOptions } from "../check.ts";
-import { fieldU64, isExact, rawU64, viewOf } from "../raw.ts";
+import { type CheckOptions, DEFAULT_MEMORY } from "../check.ts";
+import { fieldU64, hiWord, isExact, joinWords, loWord, rawU64, viewOf } from "../raw.ts";
 import { MetaSource, type RawBlock, type Ref } from "../source.ts";
+import { WordStore } from "../word_store.ts";
+import { BlockTable } from "./block_table.ts";
 import { SEQ_LIMIT } from "./round.ts";
 
-type Kind = "fs" | "logs";
+/** Words of a block's record. */
+const FLAGS = 0;
+const SEQ_HI = 1;
+const SEQ_LO = 2;
+/** Of the whole tree below it: greatest version, items, references that lead nowhere. */
+const NEWEST_HI = 3;
+const NEWEST_LO = 4;
+const ITEMS_HI = 5;
+const ITEMS_LO = 6;
+const MISSING = 7;
+/** Of leaves: least and greatest key. */
+const FIRST = 8;
+const LAST = 15;
+const WORDS = 22;
 
-interface TreeBlock extends Ref {
-  readonly level: number;
-  readonly kind: Kind;
-  /** Leaves: greatest version of an item, or of a log tree. */
-  readonly newest: number;
-  readonly items: number;
-  readonly deletions: boolean;
-  /** Leaves: it has the root inode. */
-  readonly rootInode: boolean;
-  readonly first: Key;
-  readonly last: Key;
-}
+/** Flags; the level is in the lowest byte. */
+const LEVEL_MASK = 0xff;
+/** There is a btree block. */
+const IS_BLOCK = 1 << 8;
+/** Of a tree of log trees, not of one of items. */
+const IS_LOGS = 1 << 9;
+/** Of the whole tree: it has deletions; it has the root inode. */
+const HAS_DELETIONS = 1 << 10;
+const HAS_ROOT_INODE = 1 << 11;
+/** The last key is all-ones: nothing is to the right of it. */
+const ENDS = 1 << 12;
+/** A parent refers to it; it is the root of a log tree. */
+const IS_CHILD = 1 << 13;
+const IS_LOG_TREE = 1 << 14;
+
+const INHERITED = HAS_DELETIONS | HAS_ROOT_INODE;
 
 /** A tree that could be the one that the super block named. */
 export interface RootCandidate extends Ref {
@@ -94,18 +112,6 @@ export interface FoundRoots {
   readonly fmtVers: number;
 }
 
-type Measured = RootCandidate & { deletions: boolean; rootInode: boolean };
-
-/**
- * Whether a top of fs_root is not its root: a root's last bound is all-ones (01 §10.5), and a root that
- * is a leaf has no other leaves beside it; older versions of it overlap it.
- */
-function isPart(top: TreeBlock, leaves: readonly TreeBlock[]): boolean {
-  if (top.level > 0) return !top.last.equals(Key.ONES);
-  return top.items > MKFS_ITEMS &&
-    leaves.some((leaf) => leaf.first.compare(top.last) > 0 || leaf.last.compare(top.first) < 0);
-}
-
 /** Items of fs_root as mkfs makes it: whatever else is found is of log trees. */
 const MKFS_ITEMS = 2;
 
@@ -116,28 +122,44 @@ const MOST = 64;
 export function findRoots(
   meta: Device,
   fsid: bigint,
-  _options: Pick<CheckOptions, "memory" | "tempDir">,
+  options: Pick<CheckOptions, "memory" | "tempDir">,
   onRead: (blocks: number, total: number) => void,
 ): FoundRoots {
   const source = new MetaSource(meta, Number(fsid & 0xffff_ffffn), Number(fsid >> 32n));
-  const finder = new RootFinder(source);
-  finder.scan(onRead);
-  return finder.roots();
+  const finder = new RootFinder(source, options.memory ?? DEFAULT_MEMORY, options.tempDir);
+  try {
+    finder.scan(onRead);
+    finder.measure();
+    return finder.roots();
+  } finally {
+    finder.close();
+  }
 }
 
 class RootFinder {
-  readonly #blocks = new Map<number, TreeBlock>();
-  /** Blocks that a parent refers to, as `blkno.seq`. */
-  readonly #children = new Set<string>();
-  /** Roots of log trees, of any time. */
-  readonly #logTrees = new Set<string>();
+  readonly #table: BlockTable;
+  /** Blocks whose references are to be followed: parents as `blkno, level`, leaves of log trees. */
+  readonly #parents: WordStore;
+  readonly #logLeaves: WordStore;
+  #levels = 0;
+  #blocks = 0;
   #greatestSeq = 1;
   #greatestIno = 1;
   #metaEnd = 0;
   #dataEnd = 0;
   #fmtVers = FMT_VERS_MIN;
 
-  constructor(private readonly source: MetaSource) {}
+  constructor(private readonly source: MetaSource, memory: number, tempDir: string | undefined) {
+    this.#table = new BlockTable(WORDS, memory / 2, tempDir);
+    this.#parents = new WordStore(memory / 16, tempDir);
+    this.#logLeaves = new WordStore(memory / 16, tempDir);
+  }
+
+  close(): void {
+    this.#table.close();
+    this.#parents.close();
+    this.#logLeaves.close();
+  }
 
   scan(onRead: (blocks: number, total: number) => void): void {
     const { source } = this, total = Math.floor(source.dev.size / LG_SIZE);
@@ -161,44 +183,46 @@ class RootFinder {
   }
 
   #add(b: RawBlock, blkno: number): void {
-    const level = blockLevel(b), kind = kindOf(itemKey(b, firstItem(b)).zone, level);
-    if (kind === null) return;
-    let newest = 0, deletions = false, rootInode = false;
-    for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
-      if (level > 0) {
-        if (itemValLen(b, item) === 16) this.#children.add(nameOf(refAt(itemVal(b, item))));
+    const level = blockLevel(b), first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
+    const isLogs = first.zone === ZONE_LOG_TREES;
+    // A parent on the right edge can have a single child, whose bound is all-ones.
+    const isItems = first.zone >= ZONE_INODE_INDEX && first.zone <= ZONE_FS ||
+      first.zone === Key.ONES.zone && level > 0;
+    if (!isLogs && !isItems) return;
+    let flags = level | IS_BLOCK | (isLogs ? IS_LOGS : 0) | (last.equals(Key.ONES) ? ENDS : 0);
+    let newest = 0;
+    for (let item = firstItem(b); level === 0 && item !== 0; item = nextItem(b, item)) {
+      const key = itemKey(b, item);
+      if (isLogs) {
+        newest = Math.max(newest, this.#newestOf(itemVal(b, item)));
         continue;
       }
-      const key = itemKey(b, item);
-      if (kind === "logs") newest = Math.max(newest, this.#logTree(itemVal(b, item)));
-      else {
-        if (rawU64(b.v, item + 40) < SEQ_LIMIT) newest = Math.max(newest, itemSeq(b, item));
-        deletions ||= itemFlags(b, item) !== 0;
-        rootInode ||= key.equals(ROOT_INODE);
-        this.#item(key, itemVal(b, item));
-      }
+      if (rawU64(b.v, item + 40) < SEQ_LIMIT) newest = Math.max(newest, itemSeq(b, item));
+      if (itemFlags(b, item) !== 0) flags |= HAS_DELETIONS;
+      if (key.equals(ROOT_INODE)) flags |= HAS_ROOT_INODE;
+      this.#item(key, itemVal(b, item));
     }
     this.#greatestSeq = Math.max(this.#greatestSeq, newest);
-    const seqLo = b.v.getUint32(16, true), seqHi = b.v.getUint32(20, true), items = nrItems(b);
-    this.#blocks.set(blkno, {
-      blkno,
-      seqLo,
-      seqHi,
-      level,
-      kind,
-      newest,
-      items,
-      deletions,
-      rootInode,
-      first: itemKey(b, firstItem(b)),
-      last: itemKey(b, lastItem(b)),
-    });
+    this.#blocks++;
+    this.#table.set(blkno, FLAGS, flags);
+    this.#table.set(blkno, SEQ_HI, b.v.getUint32(20, true));
+    this.#table.set(blkno, SEQ_LO, b.v.getUint32(16, true));
+    if (level > 0) {
+      this.#parents.push(blkno);
+      this.#parents.push(level);
+      this.#levels = Math.max(this.#levels, level);
+      return;
+    }
+    this.#setSum(blkno, newest, nrItems(b), 0);
+    this.#setKey(blkno, FIRST, first);
+    this.#setKey(blkno, LAST, last);
+    if (isLogs) this.#logLeaves.push(blkno);
   }
 
-  #logTree(val: Uint8Array): number {
+  /** Greatest number in a log_trees item. */
+  #newestOf(val: Uint8Array): number {
     if (val.length !== LogTrees.SIZE) return 0;
     const lt = LogTrees.at(val.slice());
-    if (lt.itemRoot.height > 0) this.#logTrees.add(nameOf(refAt(lt.itemRoot.bytes)));
     let newest = 0;
     for (const at of [416, 424, 432, 440]) {
       const n = fieldU64(lt, at);
@@ -217,104 +241,135 @@ class RootFinder {
     if (isExact(end)) this.#dataEnd = Math.max(this.#dataEnd, end);
   }
 
-  roots(): FoundRoots {
-    const whole: RootCandidate[] = [], partial: RootCandidate[] = [];
-    const logsRoots: RootCandidate[] = [], leaves: TreeBlock[] = [];
-    for (const block of this.#blocks.values()) {
-      const name = nameOf(block);
-      if (this.#children.has(name)) continue;
-      if (block.kind === "logs") logsRoots.push(this.#measureLogs(block));
-      else if (!this.#logTrees.has(name)) {
-        if (block.level === 0 && !block.deletions) leaves.push(block);
-        const tree = this.#measure(block);
-        if (tree.deletions) continue;
-        if (tree.rootInode) whole.push({ ...tree, isPart: false });
-        // The root inode may have been in what is missing.
-        else if (tree.missing > 0 && block.level > 0) partial.push({ ...tree, isPart: false });
-      }
-    }
-    const fsRoots = (whole.length > 0 ? whole : partial).map((root) => ({
-      ...root,
-      isPart: isPart(this.#blocks.get(root.blkno) as TreeBlock, leaves),
-    }));
-    const order = (a: RootCandidate, b: RootCandidate) =>
-      Number(a.isPart) - Number(b.isPart) || b.newest - a.newest || a.missing - b.missing ||
-      b.items - a.items || b.blkno - a.blkno;
+  #setSum(blkno: number, newest: number, items: number, missing: number): void {
+    const t = this.#table;
+    t.set(blkno, NEWEST_HI, hiWord(newest));
+    t.set(blkno, NEWEST_LO, loWord(newest));
+    t.set(blkno, ITEMS_HI, hiWord(items));
+    t.set(blkno, ITEMS_LO, loWord(items));
+    t.set(blkno, MISSING, missing);
+  }
+
+  #sum(blkno: number): { newest: number; items: number; missing: number } {
+    const t = this.#table;
     return {
-      fsRoots: fsRoots.sort(order).slice(0, MOST),
-      logsRoots: logsRoots.sort(order).slice(0, MOST),
-      greatestSeq: this.#greatestSeq,
-      greatestIno: this.#greatestIno,
-      metaEnd: this.#metaEnd,
-      dataEnd: this.#dataEnd,
-      blocks: this.#blocks.size,
-      fmtVers: this.#fmtVers,
+      newest: joinWords(t.get(blkno, NEWEST_HI), t.get(blkno, NEWEST_LO)),
+      items: joinWords(t.get(blkno, ITEMS_HI), t.get(blkno, ITEMS_LO)),
+      missing: t.get(blkno, MISSING),
     };
   }
 
-  /** All of a tree, by what the scan saw of its blocks. */
-  #measure(root: TreeBlock): Measured {
-    const sum = {
-      blkno: root.blkno,
-      seqLo: root.seqLo,
-      seqHi: root.seqHi,
-      height: root.level + 1,
-      missing: 0,
-      newest: 0,
-      items: 0,
-      isPart: false,
-      deletions: false,
-      rootInode: false,
-    };
-    this.#walk(root, (leaf) => {
-      if (leaf === null) sum.missing++;
+  #setKey(blkno: number, at: number, k: Key): void {
+    const words = [
+      k.zone << 16 | k.type << 8 | k.fourth,
+      k.firstHi,
+      k.firstLo,
+      k.secondHi,
+      k.secondLo,
+      k.thirdHi,
+      k.thirdLo,
+    ];
+    words.forEach((word, i) => this.#table.set(blkno, at + i, word));
+  }
+
+  #key(blkno: number, at: number): Key {
+    const w = Array.from({ length: 7 }, (_, i) => this.#table.get(blkno, at + i)) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    return Key.words(
+      w[0] >>> 16,
+      w[1],
+      w[2],
+      w[0] >>> 8 & 0xff,
+      w[3],
+      w[4],
+      w[5],
+      w[6],
+      w[0] & 0xff,
+    );
+  }
+
+  #flags(blkno: number): number {
+    return this.#table.get(blkno, FLAGS);
+  }
+
+  #mark(blkno: number, flags: number): void {
+    this.#table.set(blkno, FLAGS, this.#flags(blkno) | flags);
+  }
+
+  /** Whether the scan has seen the block that a reference names, at this level. */
+  #isThere(ref: Ref, level: number): boolean {
+    if (ref.blkno >= this.#metaEnd) return false;
+    const flags = this.#flags(ref.blkno), t = this.#table;
+    return (flags & IS_BLOCK) !== 0 && (flags & LEVEL_MASK) === level &&
+      t.get(ref.blkno, SEQ_HI) === ref.seqHi && t.get(ref.blkno, SEQ_LO) === ref.seqLo;
+  }
+
+  /**
+   * Sums up trees from their leaves, level by level: trees of items, then what leaves of log trees refer
+   * to, then trees of log trees.
+   */
+  measure(): void {
+    this.#sumParents(() => true);
+    for (let i = 0; i < this.#logLeaves.length; i++) this.#sumLogLeaf(this.#logLeaves.get(i));
+    this.#sumParents((blkno) => (this.#flags(blkno) & IS_LOGS) !== 0);
+  }
+
+  #sumParents(wanted: (blkno: number) => boolean): void {
+    for (let level = 1; level <= this.#levels; level++) {
+      for (let i = 0; i < this.#parents.length; i += 2) {
+        const blkno = this.#parents.get(i);
+        if (this.#parents.get(i + 1) === level && wanted(blkno)) this.#sumParent(blkno, level);
+      }
+    }
+  }
+
+  #sumParent(blkno: number, level: number): void {
+    let newest = 0, items = 0, missing = 0, flags = 0;
+    this.#eachValue(blkno, (val) => {
+      const ref = val.length === 16 ? refAt(val) : null;
+      if (ref === null || !this.#isThere(ref, level - 1)) {
+        missing++;
+        return;
+      }
+      const sum = this.#sum(ref.blkno);
+      newest = Math.max(newest, sum.newest);
+      items += sum.items;
+      missing += sum.missing;
+      flags |= this.#flags(ref.blkno) & (INHERITED | IS_LOGS);
+      this.#mark(ref.blkno, IS_CHILD);
+    });
+    this.#setSum(blkno, newest, items, missing);
+    this.#mark(blkno, flags);
+  }
+
+  /** What the log trees of a leaf have lost. */
+  #sumLogLeaf(blkno: number): void {
+    let missing = 0;
+    this.#eachValue(blkno, (val) => {
+      if (val.length !== LogTrees.SIZE) return;
+      const { itemRoot } = LogTrees.at(val);
+      if (itemRoot.height === 0) return;
+      const ref = refAt(itemRoot.bytes);
+      if (!this.#isThere(ref, itemRoot.height - 1)) missing++;
       else {
-        sum.newest = Math.max(sum.newest, leaf.newest);
-        sum.items += leaf.items;
-        sum.deletions ||= leaf.deletions;
-        sum.rootInode ||= leaf.rootInode;
+        missing += this.#table.get(ref.blkno, MISSING);
+        this.#mark(ref.blkno, IS_LOG_TREE);
       }
     });
-    return sum;
-  }
-
-  /** A tree of log trees, with what its log trees have lost. */
-  #measureLogs(root: TreeBlock): RootCandidate {
-    const sum = { ...this.#measure(root) };
-    this.#walk(root, (leaf) => {
-      if (leaf === null) return;
-      this.#eachItem(leaf, (val) => {
-        if (val.length !== LogTrees.SIZE) return;
-        const { itemRoot } = LogTrees.at(val);
-        if (itemRoot.height === 0) return;
-        const ref = refAt(itemRoot.bytes), top = this.#blocks.get(ref.blkno);
-        if (top === undefined || nameOf(top) !== nameOf(ref) || top.level !== itemRoot.height - 1) {
-          sum.missing++;
-        } else this.#walk(top, (b) => void (sum.missing += b === null ? 1 : 0));
-      });
-    });
-    return sum;
-  }
-
-  /** Leaves of a tree, null for each block that is not there. */
-  #walk(block: TreeBlock, visit: (leaf: TreeBlock | null) => void): void {
-    if (block.level === 0) {
-      visit(block);
-      return;
-    }
-    this.#eachItem(block, (val) => {
-      if (val.length !== 16) return visit(null);
-      const ref = refAt(val), child = this.#blocks.get(ref.blkno);
-      const right = child !== undefined && nameOf(child) === nameOf(ref) &&
-        child.level === block.level - 1;
-      if (right) this.#walk(child, visit);
-      else visit(null);
-    });
+    this.#table.set(blkno, MISSING, missing);
   }
 
   /** Values of a block's items, copied. */
-  #eachItem(ref: Ref, visit: (val: Uint8Array) => void): void {
-    const b = this.source.acquire(), vals: Uint8Array[] = [];
+  #eachValue(blkno: number, visit: (val: Uint8Array) => void): void {
+    const t = this.#table, b = this.source.acquire(), vals: Uint8Array[] = [];
+    const ref = { blkno, seqHi: t.get(blkno, SEQ_HI), seqLo: t.get(blkno, SEQ_LO) };
     if (this.source.read(b, ref, MAGIC_BTREE) === 0) {
       for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
         vals.push(itemVal(b, item).slice());
@@ -323,18 +378,79 @@ class RootFinder {
     this.source.release(b);
     for (const val of vals) visit(val);
   }
+
+  roots(): FoundRoots {
+    const whole = new Best(), partial = new Best(), wholeLeaves = new Best(), logs = new Best();
+    // The outermost keys of leaves that could be part of the same fs_root.
+    let greatestFirst = Key.ZEROS, leastLast = Key.ONES;
+    this.#table.forEach(FLAGS, (blkno) => {
+      const flags = this.#flags(blkno), level = flags & LEVEL_MASK;
+      if ((flags & IS_CHILD) !== 0) return;
+      const root = {
+        blkno,
+        seqHi: this.#table.get(blkno, SEQ_HI),
+        seqLo: this.#table.get(blkno, SEQ_LO),
+        height: level + 1,
+        ...this.#sum(blkno),
+        // A root's last bound is all-ones (01 §10.5).
+        isPart: level > 0 && (flags & ENDS) === 0,
+      };
+      if ((flags & IS_LOGS) !== 0) {
+        logs.add(root);
+        return;
+      }
+      if ((flags & (IS_LOG_TREE | HAS_DELETIONS)) !== 0) return;
+      if (level === 0) {
+        const first = this.#key(blkno, FIRST), last = this.#key(blkno, LAST);
+        if (first.compare(greatestFirst) > 0) greatestFirst = first;
+        if (last.compare(leastLast) < 0) leastLast = last;
+      }
+      if ((flags & HAS_ROOT_INODE) !== 0) (level === 0 ? wholeLeaves : whole).add(root);
+      // The root inode may have been in what is missing.
+      else if (root.missing > 0 && level > 0) partial.add(root);
+    });
+    for (const leaf of wholeLeaves.list()) {
+      // A root that is a leaf has no other leaves beside it; older versions of it overlap it.
+      const isPart = leaf.items > MKFS_ITEMS &&
+        (greatestFirst.compare(this.#key(leaf.blkno, LAST)) > 0 ||
+          leastLast.compare(this.#key(leaf.blkno, FIRST)) < 0);
+      whole.add({ ...leaf, isPart });
+    }
+    return {
+      fsRoots: (whole.isEmpty ? partial : whole).list(),
+      logsRoots: logs.list(),
+      greatestSeq: this.#greatestSeq,
+      greatestIno: this.#greatestIno,
+      metaEnd: this.#metaEnd,
+      dataEnd: this.#dataEnd,
+      blocks: this.#blocks,
+      fmtVers: this.#fmtVers,
+    };
+  }
 }
 
-function kindOf(zone: number, level: number): Kind | null {
-  if (zone === ZONE_LOG_TREES) return "logs";
-  // A parent on the right edge can have a single child, whose bound is all-ones.
-  if (zone === Key.ONES.zone && level > 0) return "fs";
-  return zone >= ZONE_INODE_INDEX && zone <= ZONE_FS ? "fs" : null;
+/** The best of any number of candidates. */
+class Best {
+  #roots: RootCandidate[] = [];
+
+  get isEmpty(): boolean {
+    return this.#roots.length === 0;
+  }
+
+  add(root: RootCandidate): void {
+    if (this.#roots.push(root) >= 2 * MOST) this.#roots = this.list();
+  }
+
+  /** Best first. */
+  list(): RootCandidate[] {
+    return this.#roots.sort((a, b) =>
+      Number(a.isPart) - Number(b.isPart) || b.newest - a.newest || a.missing - b.missing ||
+      b.items - a.items || b.blkno - a.blkno
+    ).slice(0, MOST);
+  }
 }
 
 function refAt(bytes: Uint8Array): Ref {
   const v = viewOf(bytes);
   return { blkno: rawU64(v, 0), seqLo: v.getUint32(8, true), seqHi: v.getUint32(12, true) };
 }
-
-const nameOf = ({ blkno, seqLo, seqHi }: Ref): string => `${blkno}.${seqHi}.${seqLo}`;
