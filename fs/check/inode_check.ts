@@ -340,8 +340,9 @@ export class InodeCheck {
       this.#badEntry("dirent", v, item, "the key's last field is not zero");
     }
     const pos = rawU64(v, off + 16);
-    if (pos < DIRENT_FIRST_POS) this.#badEntry("dirent", v, item, `position ${pos}`);
-    else if (this.#present && pos >= this.#nextPos) {
+    if (pos < DIRENT_FIRST_POS || pos >= INODE_COUNT_LIMIT - 1) {
+      this.#badEntry("dirent", v, item, `position ${pos}`);
+    } else if (this.#present && pos >= this.#nextPos) {
       report.add("dir-next-pos", { ino: this.#ino, pos, next: this.#nextPos });
     }
     this.#unique(b, off, len, v.getUint32(key + 12, true), v.getUint32(key + 8, true));

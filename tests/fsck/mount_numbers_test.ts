@@ -1,13 +1,21 @@
 /** Numbers of inodes that a mount refuses (EIO): a check reports each, a repair mends it. */
 
 import assert from "node:assert/strict";
-import { Inode, inodeKey } from "../../format/items.ts";
+import { direntHash, xattrNameHash } from "../../format/hash.ts";
+import {
+  backrefKey,
+  direntKey,
+  Inode,
+  inodeKey,
+  readdirKey,
+  xattrKey,
+} from "../../format/items.ts";
 import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
-import { copyOf, healthyVolume, repairOptions, Surgeon } from "./repair_support.ts";
+import { bytes, copyOf, healthyVolume, repairOptions, Surgeon } from "./repair_support.ts";
 
 const FIELDS: readonly (readonly [name: string, off: number])[] = [
   ["size", 0],
@@ -48,4 +56,38 @@ Deno.test("fsck: every number that a mount refuses is reported and mended", asyn
     }
   }
   assert.deepEqual(wrong, []);
+});
+
+Deno.test("fsck: positions and ids behind which no counter can be are mended", async () => {
+  const healthy = await healthyVolume(), ino = healthy.inos.get("file0")!;
+  const name = bytes("file0"), hash = direntHash(name);
+  for (const far of [2 ** 52 + 1, 2 ** 53 - 2, 2 ** 53 - 1]) {
+    const attribute = copyOf(healthy);
+    const val = new Uint8Array(15);
+    val.set([1, 0, 6]);
+    val.set(bytes("user.zv"), 8);
+    const key = xattrKey(healthy.inos.get("a")!, xattrNameHash(bytes("user.z")), far, 0);
+    new Surgeon(attribute.meta).insertItem(key, val);
+
+    const entry = copyOf(healthy), s = new Surgeon(entry.meta);
+    let pos = 2;
+    const text = (v: Uint8Array | null) =>
+      v === null ? "" : new TextDecoder().decode(v.subarray(32));
+    while (text(s.value(readdirKey(1, pos))) !== "file0") pos++;
+    const moved = s.value(readdirKey(1, pos))!;
+    new DataView(moved.buffer).setBigUint64(16, BigInt(far), true);
+    const keys = (at: number) => [
+      direntKey(1, hash, at),
+      readdirKey(1, at),
+      backrefKey(ino, 1, at),
+    ];
+    for (const old of keys(pos)) s.removeItem(old);
+    for (const now of keys(far)) s.insertItem(now, moved);
+
+    for (const v of [attribute, entry]) {
+      assert.ok(!isSound(checkVolume(v.meta, v.data)));
+      const { after } = repairVolume(v.meta, v.data, repairOptions());
+      assert.deepEqual(after.problems.filter((p) => p.severity !== "info"), []);
+    }
+  }
 });
