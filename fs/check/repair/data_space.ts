@@ -22,8 +22,10 @@ import { hiWord, joinWords, loWord, rawU64 } from "../raw.ts";
 import { Sorter } from "../sorter.ts";
 import { streamItems, type StreamTree } from "../stream.ts";
 import { TreeWalk } from "../tree_walk.ts";
+import { extentOf } from "../names.ts";
 import type { Run } from "./free_blocks.ts";
 import type { ItemPatch } from "./item_patch.ts";
+import type { Round } from "./round.ts";
 
 const VAL_OFF = 48;
 const VAL_LEN = 50;
@@ -80,37 +82,94 @@ export function freeDataRuns(cx: CheckContext, items: ServerItems): Run[] {
 
 /** Bytes copied at a time. */
 const COPY_BYTES = 1 << 20;
+/** Runs among which a long one is looked for. */
+const RUNS_LOOKED_AT = 64;
+
+/** Free data blocks that a repair takes some of, the first ones first. */
+class FreeData {
+  /** The first run of which something may be left. */
+  #at = 0;
+  #left: number;
+
+  constructor(private readonly runs: { start: number; len: number }[]) {
+    this.#left = runs.reduce((sum, r) => sum + r.len, 0);
+  }
+
+  get left(): number {
+    return this.#left;
+  }
+
+  /** Up to `len` blocks in one piece: so many if one of the next runs is that long. */
+  take(len: number): Run {
+    assert(this.#left > 0, "free data blocks have been counted");
+    while ((this.runs[this.#at] as Run).len === 0) this.#at++;
+    const next = this.runs.slice(this.#at, this.#at + RUNS_LOOKED_AT);
+    const run = next.find((r) => r.len >= len) ?? next[0] as { start: number; len: number };
+    const taken = { start: run.start, len: Math.min(run.len, len) };
+    run.start += taken.len;
+    run.len -= taken.len;
+    this.#left -= taken.len;
+    return taken;
+  }
+
+  /** What has not been taken. */
+  rest(): Run[] {
+    return this.runs.filter(({ len }) => len > 0);
+  }
+}
+
+/** Of two files with the same data blocks the later one gets blocks of its own. */
+export class SharedExtents {
+  /** Lines for the user. */
+  readonly notes: string[] = [];
+  #free: FreeData | null = null;
+  readonly #done = new Set<string>();
+
+  constructor(private readonly round: Round, private readonly patch: ItemPatch) {}
+
+  /** `owner`: the later one, as a problem names it. False if nothing was changed. */
+  mend(owner: string): boolean {
+    const extent = extentOf(owner);
+    if (extent === null || this.#done.has(owner)) return false;
+    this.#done.add(owner);
+    const { cx, items } = this.round, { ino, iblock } = extent;
+    this.#free ??= new FreeData(freeDataRuns(cx, items).map((run) => ({ ...run })));
+    if (!copyExtent(cx, this.patch, this.#free, ino, iblock)) return false;
+    this.notes.push(`inode ${ino} got a copy of blocks that another file has as well`);
+    return true;
+  }
+
+  /** Free runs of the data device if some have been taken. */
+  get free(): Run[] | null {
+    return this.#free?.rest() ?? null;
+  }
+}
 
 /**
  * Gives the extent of inode `ino` at logical block `iblock` blocks of its own, taken from `free`,
  * with what its blocks hold now. False if there is no such extent, or not enough free space.
  */
-export function copyExtent(
+function copyExtent(
   cx: CheckContext,
   patch: ItemPatch,
-  free: { start: number; len: number }[],
+  free: FreeData,
   ino: number,
   iblock: number,
 ): boolean {
-  const found = patch.range(extentKey(ino, iblock, 1), lastInodeKey(ino, TYPE_DATA_EXTENT))[0];
-  if (found === undefined || found.val.length !== 16) return false;
+  const found = patch.first(extentKey(ino, iblock, 1), lastInodeKey(ino, TYPE_DATA_EXTENT));
+  if (found === null || found.val.length !== 16) return false;
   const end = found.key.second, len = found.key.third, first = end - len + 1;
   const old = DataExtentVal.at(found.val);
   if (first > iblock || old.blkno === 0 || old.blkno + len > cx.dataBlocks) return false;
-  if (free.reduce((sum, r) => sum + r.len, 0) < len) return false;
+  if (free.left < len) return false;
   patch.remove(found.key);
   for (let done = 0; done < len;) {
-    // A run that is long enough, else the first one that is there.
-    const run = free.find((r) => r.len >= len - done) ?? free.find((r) => r.len > 0);
-    assert(run !== undefined, "free data blocks have been counted");
-    const count = Math.min(run.len, len - done);
-    if ((old.flags & SEF_UNWRITTEN) === 0) copyBlocks(cx, old.blkno + done, run.start, count);
+    const { start, len: count } = free.take(len - done);
+    if ((old.flags & SEF_UNWRITTEN) === 0) copyBlocks(cx, old.blkno + done, start, count);
     const val = DataExtentVal.alloc();
-    val.blkno = run.start;
+    val.blkno = start;
     val.flags = old.flags;
     patch.set(extentKey(ino, first + done + count - 1, count), val.bytes);
-    run.start += count;
-    run.len -= count;
     done += count;
   }
   return true;

@@ -104,23 +104,31 @@ export class ItemPatch {
 
   /** The items of [first, last], which share zone and first field, as they are. Throws FsError. */
   range(first: Key, last: Key): { key: Key; val: Uint8Array }[] {
-    const items: { key: Key; val: Uint8Array }[] = [];
+    return [...this.#each(first, last)];
+  }
+
+  /** The first item of [first, last], or null. Throws FsError. */
+  first(first: Key, last: Key): { key: Key; val: Uint8Array } | null {
+    return this.#each(first, last).next().value ?? null;
+  }
+
+  *#each(first: Key, last: Key): Generator<{ key: Key; val: Uint8Array }, undefined> {
     const changes = this.#changes.range(first, last);
     let change = changes.next();
-    const changedUpTo = (key: Key | null) => {
+    const changedUpTo = function* (key: Key | null) {
       while (!change.done && (key === null || change.value.key.compare(key) < 0)) {
         const { key: changed, val } = change.value;
-        if (val !== null) items.push({ key: changed, val: val.slice() });
+        if (val !== null) yield { key: changed, val: val.slice() };
         change = changes.next();
       }
     };
     for (const item of this.#trees.items(first, last)) {
-      changedUpTo(item.key);
+      yield* changedUpTo(item.key);
       if (!change.done && change.value.key.equals(item.key)) continue;
-      items.push({ key: item.key, val: item.val });
+      yield { key: item.key, val: item.val };
     }
-    changedUpTo(null);
-    return items;
+    yield* changedUpTo(null);
+    return undefined;
   }
 
   set(key: Key, val: Uint8Array = EMPTY): void {

@@ -24,7 +24,6 @@ import {
 } from "../check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
 import {
-  extentOf,
   FS_ROOT,
   isAllocator,
   isBloom,
@@ -35,7 +34,7 @@ import {
 } from "../names.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
-import { copyExtent, freeDataRuns } from "./data_space.ts";
+import { freeDataRuns, SharedExtents } from "./data_space.ts";
 import { Entries } from "./entries.ts";
 import { Ladder, MOST_VAIN_ROUNDS } from "./escalation.ts";
 import { Findings } from "./findings.ts";
@@ -424,11 +423,16 @@ class Repair {
     const entries = new Entries(patch, this.options.now, lossy);
     const scope = new FixScope(round, patch, entries, lossy);
     const fixers = new Fixers(scope, servers);
+    const shared = new SharedExtents(round, patch);
     let mended = false;
     findings.queue.forEach((code, values) => {
       if (patch.isFull || fixers.isFull) return false;
       if (!this.#may(code, report.counts.get(code) ?? 1)) return true;
       patch.settle();
+      if (code === "data-block-twice") {
+        if (shared.mend(String(values["second"]))) mended = true;
+        return true;
+      }
       try {
         const rung = isOfItems(code) ? this.#rung(code, values) : 0;
         if (fixers.mend(code, values, rung)) mended = true;
@@ -438,29 +442,13 @@ class Repair {
       }
       return true;
     });
-    const shared = allowed.filter((p) => p.code === "data-block-twice");
-    if (shared.length > 0 && this.#copyShared(round, patch, shared)) mended = true;
+    round.dataRuns = shared.free;
     fixers.finish();
-    for (const note of scope.notes) this.options.log?.(note);
+    for (const note of [...scope.notes, ...shared.notes]) this.options.log?.(note);
     if (mended) round.changed = true;
     const count = allowed.find((p) => p.code === "inode-count");
     if (count !== undefined) servers.setInodeCount(Number(count.values["found"]));
     patch.write(servers);
-  }
-
-  /** Of two files with the same data blocks the later one gets blocks of its own. */
-  #copyShared(round: Round, patch: ItemPatch, shared: readonly Problem[]): boolean {
-    const free = freeDataRuns(round.cx, round.items).map(({ start, len }) => ({ start, len }));
-    const done = new Set<string>();
-    for (const { values } of shared) {
-      const owner = extentOf(String(values["second"]));
-      if (owner === null || done.has(`${owner.ino}.${owner.iblock}`)) continue;
-      done.add(`${owner.ino}.${owner.iblock}`);
-      if (!copyExtent(round.cx, patch, free, owner.ino, owner.iblock)) continue;
-      this.options.log?.(`inode ${owner.ino} got a copy of blocks that another file has as well`);
-    }
-    round.dataRuns = free.filter(({ len }) => len > 0);
-    return done.size > 0;
   }
 }
 
