@@ -46,7 +46,7 @@ export interface StoredEntry {
 const inode = (s: Surgeon, ino: number): Inode => Inode.read(s.value(inodeKey(ino))!, 2);
 
 /** The first item of a type of an inode. */
-function firstKey(s: Surgeon, ino: number, type: number): Key {
+export function firstKey(s: Surgeon, ino: number, type: number): Key {
   for (const { root } of s.itemTrees()) {
     if (root.height === 0) continue;
     const at = s.firstFrom(root, Key.of(ZONE_FS, ino, type));
@@ -122,6 +122,7 @@ export const CASES: readonly Case[] = [
     name: "a missing backref",
     codes: ["entry-without-twin", "inode-nlink"],
     damage: (s, _, entry) => void s.removeItem(entry("a/file1").backref),
+    after: (now) => assert.ok(![...now.keys()].some((path) => path.startsWith("/lost+found"))),
   },
   {
     name: "a missing backref of a directory",

@@ -31,6 +31,7 @@ import {
 } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
+import { nameText } from "../inode_check.ts";
 import type { ItemPatch } from "./item_patch.ts";
 
 const U32 = 0xffff_ffff;
@@ -82,6 +83,8 @@ export class Entries {
     private readonly now: { readonly sec: number; readonly nsec: number },
     /** Entries may be removed. */
     private readonly lossy: boolean,
+    /** Is told of each entry that goes. */
+    private readonly log: (line: string) => void,
   ) {}
 
   /**
@@ -129,8 +132,15 @@ export class Entries {
 
   #removeAll(found: readonly StoredEntry[], dir: number, pos: number, child: number): void {
     for (const e of found) this.patch.remove(e.key);
+    const gone = found.find((e) => e.sure) ?? found[0];
+    if (gone !== undefined) this.#logRemoved(dir, gone);
     this.patch.remove(readdirKey(dir, pos));
     if (isExact(child)) this.patch.remove(backrefKey(child, dir, pos));
+  }
+
+  #logRemoved(dir: number, { name, ino }: StoredEntry): void {
+    const why = this.patch.peekInode(ino) === null ? "does not exist" : "cannot be what it means";
+    this.log(`entry ${nameText(name)} of directory ${dir} was removed: inode ${ino} ${why}`);
   }
 
   /** The (inode, name) that most items give, of those that can be an entry; null if none can. */
@@ -179,7 +189,10 @@ export class Entries {
       const target = this.patch.peekInode(e.ino);
       this.patch.remove(e.key);
       this.patch.remove(backrefKey(e.ino, dir, pos));
-      if (target === null) continue;
+      if (target === null) {
+        this.#logRemoved(dir, e);
+        continue;
+      }
       const other = parent.nextReaddirPos++;
       const val = entryValue(e.ino, e.name, other, entryType(target.mode) ?? DT_REG);
       for (const key of entryKeys(dir, other, e.ino, e.name)) this.patch.set(key, val);

@@ -31,7 +31,13 @@ import {
 } from "./fixers_data.ts";
 import { fixTotal, refileQuotaRule, rewriteItem } from "./fixers_derived.ts";
 import { fixEntryType, fixEntryValue, fixParents, moveToLostFound } from "./fixers_entries.ts";
-import { fixInodeField, fixLinkCount, fixRootInode, remakeInode } from "./fixers_inodes.ts";
+import {
+  fixBlockCount,
+  fixInodeField,
+  fixLinkCount,
+  fixRootInode,
+  remakeInode,
+} from "./fixers_inodes.ts";
 import { giveUp } from "./fixers_give_up.ts";
 import { type FixScope, num, text } from "./fixers_scope.ts";
 import {
@@ -122,10 +128,7 @@ export class Fixers {
       case "inode-size":
         return s.edit(ino, (i) => i.size = num(values, "found"));
       case "inode-blocks":
-        return s.edit(ino, (i) => {
-          if (values["field"] === "online_blocks") i.onlineBlocks = num(values, "found");
-          else i.offlineBlocks = num(values, "found");
-        });
+        return fixBlockCount(s, ino, text(values, "field"), num(values, "found"));
       case "inode-field":
         return fixInodeField(s, ino, text(values, "field"));
       case "inode-length":
@@ -147,9 +150,9 @@ export class Fixers {
       case "dir-cycle":
         return moveToLostFound(s, ino);
       case "entries-in-file":
-        return s.removeRange(ino, TYPE_DIRENT, TYPE_READDIR);
+        return s.loseRange(ino, TYPE_DIRENT, TYPE_READDIR, "entries of what is no directory");
       case "extents-in-other":
-        return s.removeRange(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT);
+        return s.loseRange(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT, "extents of what is no file");
       case "symlink":
         return fixSymlink(s, ino);
       case "extent-item":

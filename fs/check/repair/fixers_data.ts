@@ -18,7 +18,7 @@ export function fixSymlink(s: FixScope, ino: number): boolean {
   const inode = s.patch.peekInode(ino);
   if (inode === null) return false;
   if ((inode.mode & S_IFMT) !== S_IFLNK) {
-    return s.removeRange(ino, TYPE_SYMLINK, TYPE_SYMLINK);
+    return s.loseRange(ino, TYPE_SYMLINK, TYPE_SYMLINK, "parts of a target of what is no symlink");
   }
   const parts = s.range(ino, TYPE_SYMLINK, TYPE_SYMLINK);
   let bytes = 0, whole = parts.length > 0;
@@ -47,6 +47,7 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
     if (misplaced || blkno === 0 && flags === 0) {
       if (!s.lossy) return false;
       s.patch.remove(key);
+      s.notes.push(`inode ${ino}: an extent that means nothing was removed`);
       continue;
     }
     const mended = new Uint8Array(16);
@@ -82,6 +83,9 @@ export function cutOverlappingExtents(s: FixScope, ino: number): boolean {
     const start = end - len + 1, cut = free - start;
     if (cut > 0) {
       s.patch.remove(key);
+      s.notes.push(
+        `inode ${ino}: ${Math.min(cut, len)} blocks were mapped twice, one of them was kept`,
+      );
       if (cut < len) {
         const rest = val.slice(), v = viewOf(rest), blkno = rawU64(v, 0);
         if (blkno !== 0) v.setBigUint64(0, BigInt(blkno + cut), true);

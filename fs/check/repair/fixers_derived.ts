@@ -48,7 +48,10 @@ export function refileQuotaRule(s: FixScope, name: string): boolean {
     if ((flags & ~1) !== 0 || flags === 1 && rule.getUint8(i - 3) === 0) valid = false;
   }
   for (let i = 41; i < 48; i++) rule.setUint8(i, 0);
-  if (!valid) return s.lossy;
+  if (!valid) {
+    s.notes.push(`quota rule ${key} was removed: it means nothing`);
+    return s.lossy;
+  }
   const hash = fnv1a64(val);
   const same = s.patch.range(
     quotaRuleKey(hash, 0),

@@ -29,6 +29,7 @@ export function fixEntryValue(s: FixScope, name: string): boolean {
     // No reader looks there.
     if (!s.lossy) return false;
     s.patch.remove(key);
+    s.notes.push(`item ${key} was removed: no reader looks there`);
   } else if (key.type === TYPE_DIRENT) done = s.entries.mend(first, third, target);
   else if (key.type === TYPE_READDIR) done = s.entries.mend(first, second, target);
   else if (key.type === TYPE_LINK_BACKREF) done = s.entries.mend(second, third, first);
@@ -68,7 +69,10 @@ export function fixParents(s: FixScope, ino: number): boolean {
   }
   if (names.length < keep) return s.connect(ino);
   if (!s.lossy) return false;
-  for (const { dir, pos } of names.slice(keep)) s.entries.remove(dir, pos, ino);
+  for (const { dir, pos } of names.slice(keep)) {
+    s.entries.remove(dir, pos, ino);
+    s.notes.push(`directory ${ino} had another name, in directory ${dir}: it was removed`);
+  }
   return true;
 }
 

@@ -20,7 +20,7 @@ import {
 } from "../../../format/constants.ts";
 import { type Inode, orphanKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
-import { isExact } from "../raw.ts";
+import { isExact, rawU64 } from "../raw.ts";
 import { isDirMode } from "./entries.ts";
 import { type FixScope, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
@@ -31,7 +31,24 @@ export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
   if (inode.nlink === 0 && s.patch.get(orphanKey(ino)) !== null) {
     s.patch.remove(orphanKey(ino));
   }
-  return s.edit(ino, (i) => i.nlink = found);
+  // Names that this round has made, or removed, count as well.
+  const names = isDirMode(inode.mode) ? 0 : s.entries.backrefs(ino).length;
+  return s.edit(ino, (i) => i.nlink = names > 0 ? names : found);
+}
+
+/** Block counts follow the extents. */
+export function fixBlockCount(s: FixScope, ino: number, field: string, found: number): boolean {
+  const inode = s.patch.inode(ino);
+  if (inode === null) return false;
+  const online = field === "online_blocks";
+  const before = rawU64(inode.v, inode.o + (online ? 32 : 40));
+  if (online) inode.onlineBlocks = found;
+  else inode.offlineBlocks = found;
+  if (found < before) {
+    const what = `it counts ${before} ${online ? "" : "offline "}blocks, its extents have ${found}`;
+    s.notes.push(`inode ${ino}: ${what}: what it had there is lost`);
+  }
+  return true;
 }
 
 /** A number beyond the third key fields of an inode's items of a type. */

@@ -7,7 +7,7 @@ import { ZONE_FS } from "../../../format/constants.ts";
 import { type Inode, inodeKey, orphanKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import type { Values } from "../problems.ts";
-import type { Entries } from "./entries.ts";
+import { type Entries, isDirMode } from "./entries.ts";
 import type { ItemPatch } from "./item_patch.ts";
 import type { Round } from "./round.ts";
 
@@ -61,8 +61,18 @@ export class FixScope {
     return true;
   }
 
-  /** Gives an inode a name in lost+found. */
+  /** The same, which is said: `what` are these items. */
+  loseRange(ino: number, first: number, last: number, what: string): boolean {
+    if (!this.lossy || this.range(ino, first, last).length === 0) return this.lossy;
+    this.notes.push(`inode ${ino}: ${what} were removed`);
+    return this.removeRange(ino, first, last);
+  }
+
+  /** Gives an inode that has no name one in lost+found. */
   connect(ino: number): boolean {
+    const names = this.entries.backrefs(ino).length;
+    // This round has found one already.
+    if (names > 0) return this.edit(ino, (i) => i.nlink = isDirMode(i.mode) ? i.nlink : names);
     const name = this.entries.connect(ino);
     if (name === null) return false;
     this.notes.push(`inode ${ino} is now /lost+found/${name}`);

@@ -37,7 +37,9 @@ export function removeHeadlessXattrs(s: FixScope, ino: number): boolean {
   const parts = s.range(ino, TYPE_XATTR, TYPE_XATTR);
   const idOf = (key: Key) => `${key.secondBig}.${key.thirdBig}`;
   const heads = new Set(parts.filter(({ key }) => key.fourth === 0).map(({ key }) => idOf(key)));
-  for (const { key } of parts) if (!heads.has(idOf(key))) s.patch.remove(key);
+  const headless = parts.filter(({ key }) => !heads.has(idOf(key)));
+  for (const { key } of headless) s.patch.remove(key);
+  if (headless.length > 0) s.notes.push(`inode ${ino}: the rest of a broken attribute was removed`);
   return true;
 }
 

@@ -420,7 +420,7 @@ class Repair {
       patch.settleTotals();
       this.options.log?.("a log merge was given up: the next one begins anew");
     }
-    const entries = new Entries(patch, this.options.now, lossy);
+    const entries = new Entries(patch, this.options.now, lossy, (line) => this.options.log?.(line));
     const scope = new FixScope(round, patch, entries, lossy);
     const fixers = new Fixers(scope, servers);
     const shared = new SharedExtents(round, patch);
