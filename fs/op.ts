@@ -38,7 +38,7 @@
  * - Never catch what you do not know: a suspension passes through `throw`. Never await inside.
  */
 
-import { asCorrupt, assert, AssertionError, FsError, StaleError } from "./errors.ts";
+import { asCorrupt, assert, AssertionError, CorruptError, FsError, StaleError } from "./errors.ts";
 import type { Random } from "./env.ts";
 import { EINTR, EIO } from "../format/errno.ts";
 import type { Caller } from "./caller.ts";
@@ -383,8 +383,11 @@ class Paranoia {
 
 export interface OpRunnerOptions {
   paranoid?: ParanoidOptions | null;
-  /** A defect: an operation failed after its first change. Memory can no longer be trusted. */
-  onDefect?: (e: AssertionError) => void;
+  /**
+   * A defect, or damage that was found too late: an operation failed after its first change. Memory
+   * can no longer be trusted.
+   */
+  onDefect?: (e: AssertionError | CorruptError) => void;
   /** An operation failed with EIO: told before its caller. */
   onIoError?: (e: FsError) => void;
 }
@@ -393,7 +396,7 @@ export interface OpRunnerOptions {
 export class OpRunner {
   readonly #idle: Op[] = [];
   readonly #paranoid: ParanoidOptions | null;
-  readonly #onDefect: (e: AssertionError) => void;
+  readonly #onDefect: (e: AssertionError | CorruptError) => void;
   readonly #onIoError: (e: FsError) => void;
   #active = 0;
 
@@ -533,6 +536,11 @@ export class OpRunner {
       : asCorrupt(failure, "a stored item");
     if (!applying) {
       if (e instanceof FsError && e.errno === EIO) this.#onIoError(e);
+      return e;
+    }
+    if (e instanceof CorruptError) {
+      // Found only now, e.g. space that is in use although it was said to be free.
+      this.#onDefect(e);
       return e;
     }
     const defect = new AssertionError(`an operation failed after its first change: ${e}`);

@@ -15,14 +15,14 @@ import { INODE_FLAG_TRUNCATE, QUOTA_OP_DATA, SM_SIZE } from "../../format/consta
 import { LOCK_READ, LOCK_WRITE } from "../../format/wire.ts";
 import { EFBIG, EPERM } from "../../format/errno.ts";
 import type { Caller } from "../caller.ts";
-import { assert, DeviceError, errnoError } from "../errors.ts";
+import { assert, CorruptError, DeviceError, errnoError } from "../errors.ts";
 import type { Fs } from "../fs.ts";
 import { gatherUpdate, type InodeHandle, writeInode } from "../inode.ts";
 import type { Cancel, Op } from "../op.ts";
 import type { ReadParts } from "../read_parts.ts";
 import { killSuidgidMode } from "./attr.ts";
 import { FileExtents, nextExtent } from "./extent_items.ts";
-import { isOnline, mapForWrite, type MappedRun, unmappedBlocks } from "./extents.ts";
+import { firstOffline, isOnline, mapForWrite, type MappedRun, unmappedBlocks } from "./extents.ts";
 import {
   dataAllocator,
   getFile,
@@ -356,6 +356,9 @@ function writePiece(op: Op, fs: Fs, rq: WriteRequest, progress: Progress): Piece
   const { dataPreallocBlocks: blocks, dataPreallocContigOnly: contigOnly } = fs.options;
   const from = contigOnly ? first : first - first % blocks;
   const extents = new FileExtents(op, fs, h, from, end);
+  if (firstOffline(extents, first, end) >= 0) {
+    throw new CorruptError(`inode ${rq.ino}: offline extents that its size or offline_blocks hide`);
+  }
   const oldSize = inode.size;
   const edges = readEdges(fs, extents, pos, wanted);
   // Where the write begins behind the block in which the file ended, that block's rest shows.
@@ -488,7 +491,9 @@ function storePartial(
       // Behind the old end of the file the device may hold anything.
       if (oldSize < at + SM_SIZE) page.fill(0, Math.max(0, oldSize - at));
     }
-  } else assert(!fresh, "a block that was just allocated has no dirty page");
+  } else if (fresh) {
+    throw new CorruptError(`data block ${blkno} is in use, but was said to be free; run fsck`);
+  }
   const from = Math.max(at, pos);
   const to = Math.min(at + SM_SIZE, pos + data.length);
   page.set(data.subarray(from - pos, to - pos), from - at);

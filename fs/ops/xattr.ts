@@ -416,7 +416,7 @@ export function dropCapability(op: Op, fs: Fs, h: InodeHandle): XattrItems | nul
 
 /**
  * Undoes what an attribute's tags did, when its inode is deleted (02 §6.4 step 2): locks and checks
- * while gathering, the returned function in apply. EINVAL when a total's value is not a number.
+ * while gathering, the returned function in apply. EIO when a total's value is not a number.
  */
 export function gatherTagRemoval(
   op: Op,
@@ -434,7 +434,9 @@ export function gatherTagRemoval(
   if (total !== null) {
     op.lock(fs.locks.totl(), LOCK_WRITE_ONLY);
     value = parseNumber(found.head.subarray(Xattr.SIZE + name.length));
-    if (value === null) throw errnoError(EINVAL);
+    if (value === null) {
+      throw new CorruptError(`inode ${h.ino}: the value of an attribute with a total is no number`);
+    }
   }
   if (position !== null) op.lock(fs.locks.indx(), LOCK_WRITE_ONLY);
   const minus = BigInt.asUintN(64, -value);

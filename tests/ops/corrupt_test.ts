@@ -1,6 +1,7 @@
 /** Stored contradictions: EIO for that access, counted and logged once, and nothing is changed (02 §23). */
 
 import assert from "node:assert/strict";
+import { SEF_OFFLINE } from "../../format/constants.ts";
 import { EIO, ENOLINK } from "../../format/errno.ts";
 import { direntHash, xattrNameHash } from "../../format/hash.ts";
 import { add64 } from "../../format/bytes.ts";
@@ -353,6 +354,17 @@ Deno.test("corruption: extents that no file has", async () => {
     await m.fs.orphans.drain();
     assert.ok(m.log.some((l) => l.includes(`inode ${f.ino} could not be deleted`)), `extent ${i}`);
   }
+  await made(m, "the mount lives");
+  await m.unmount();
+});
+
+Deno.test("corruption: offline extents that the inode does not know of are not written", async () => {
+  const m = await newLocalFs();
+  const f = await made(m, "f");
+  const val = DataExtentVal.alloc();
+  val.flags = SEF_OFFLINE;
+  await add(m, f.ino, extentKey(f.ino, 3, 4), val.bytes);
+  await assert.rejects(put(m, f.ino), { errno: EIO });
   await made(m, "the mount lives");
   await m.unmount();
 });
