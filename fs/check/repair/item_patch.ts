@@ -42,11 +42,9 @@ import { ItemTrees } from "../../resolve.ts";
 import { ChangeSet } from "./change_set.ts";
 import type { Round } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
-import { TreeBuilder } from "./tree_builder.ts";
+import { DIRTY_BLOCKS, TreeBuilder } from "./tree_builder.ts";
 
 const EMPTY = new Uint8Array(0);
-/** New blocks that wait in memory until they are written together. */
-const DIRTY_BLOCKS = 64;
 /** What an inode that is being changed takes, with its index items later on. */
 const EDIT_BYTES = 1024;
 /** Inodes that are being changed at a time. */

@@ -49,7 +49,7 @@ import type { ServerItems } from "../pass_roots.ts";
 import { COUNTER_LIMIT, fieldU64, rawU64, refBlkno } from "../raw.ts";
 import { findBlankBlocks } from "./blank_blocks.ts";
 import { BlockPool, FreeBlocks, type Run } from "./free_blocks.ts";
-import { TreeBuilder } from "./tree_builder.ts";
+import { DIRTY_BLOCKS, TreeBuilder } from "./tree_builder.ts";
 
 const NO_VALUE = new Uint8Array(0);
 /** A version from here on is damage: the counter must not follow it. */
@@ -327,7 +327,9 @@ function extentBlocks(extents: number): number {
 export function buildExtents(t: WriteTree, root: AllocRoot, runs: readonly Run[]): void {
   root.zero();
   if (runs.length === 0) return;
-  const builder = new TreeBuilder(t);
+  // Nothing refers to these blocks yet: they need not wait in memory.
+  const writer = new BlockWriter(t.cache);
+  const builder = new TreeBuilder({ ...t, writer }, DIRTY_BLOCKS);
   let total = 0;
   for (const { start, len } of runs) {
     builder.add(freeExtentKey(start, len), NO_VALUE);
@@ -342,5 +344,6 @@ export function buildExtents(t: WriteTree, root: AllocRoot, runs: readonly Run[]
     builder.add(freeExtentOrderKey(start, len), NO_VALUE);
   }
   builder.finish(root.root);
+  writer.write();
   root.totalLen = total;
 }

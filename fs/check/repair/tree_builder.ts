@@ -15,6 +15,9 @@ import { assert } from "../../errors.ts";
 
 const REF_BYTES = 16;
 
+/** New blocks that wait in memory until they are written together, where there may be many. */
+export const DIRTY_BLOCKS = 64;
+
 interface Level {
   block: Block;
   last: Key;
