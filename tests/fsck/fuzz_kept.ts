@@ -27,6 +27,7 @@ import {
   BTREE_HEADER_BYTES,
   BTREE_ITEM_BYTES,
   LG_SIZE,
+  MAGIC_BLOOM,
   SEF_OFFLINE,
   SM_SIZE,
   SUPER_BLKNO,
@@ -40,6 +41,7 @@ import {
 import { blockCrcOk } from "../../format/crc32c.ts";
 import { DataExtentVal, Dirent, Inode } from "../../format/items.ts";
 import { Key } from "../../format/key.ts";
+import { SuperBlock } from "../../format/super.ts";
 import { rawU64 } from "../../fs/check/raw.ts";
 import type { Device } from "../../fs/device.ts";
 import { VolumeReader } from "../../fs/reader.ts";
@@ -140,12 +142,11 @@ export class Keeper {
       if (!unreadable && Buffer.compare(before, now) === 0) continue;
       const node = this.#nodes.get(blkno);
       if (blkno === FIXED) {
-        const at = SUPER_BLKNO * SM_SIZE % LG_SIZE;
-        const superBlock = (b: Uint8Array) => b.subarray(at, at + SM_SIZE);
-        if (unreadable || Buffer.compare(superBlock(before), superBlock(now)) !== 0) return null;
+        if (unreadable || !sameRoots(before, now)) return null;
+        others++;
       } else if (node === undefined || !isItems(node.tree)) {
         if (node?.tree === "logs_root") parents++;
-        others++;
+        if (hidesFreeBlocks(node?.tree, before)) others++;
       } else if (node.level > 0) parents++;
       else if (unreadable) addAll(inos, before);
       else addChanged(inos, before, now, blkno);
@@ -197,6 +198,26 @@ export class Keeper {
     }
     return true;
   }
+}
+
+/** Whether damage of a block that holds no items may hide which metadata blocks are free. */
+const hidesFreeBlocks = (tree: string | undefined, block: Uint8Array): boolean =>
+  tree === undefined
+    ? viewed(block).v.getUint32(4, true) !== MAGIC_BLOOM
+    : !/^(mounted_clients|data_alloc|(open|finalized) data_(avail|freed))$/.test(tree);
+
+/** Whether two super blocks lead to the same trees of items, and are the same volume's. */
+function sameRoots(before: Uint8Array, now: Uint8Array): boolean {
+  const at = SUPER_BLKNO * SM_SIZE % LG_SIZE;
+  const [a, b] = [before, now].map((block) => SuperBlock.at(block.subarray(at, at + SM_SIZE)));
+  const parts = (sb: SuperBlock) => [
+    sb.hdr.bytes.subarray(4),
+    sb.fsRoot.bytes,
+    sb.logsRoot.bytes,
+    sb.logMerge.bytes,
+  ];
+  const was = parts(a as SuperBlock), is = parts(b as SuperBlock);
+  return was.every((part, i) => Buffer.compare(part, is[i] as Uint8Array) === 0);
 }
 
 const isItems = (tree: string): boolean => /^(fs_root|(open|finalized) log tree)$/.test(tree);
