@@ -2,7 +2,7 @@
 
 import { SuperBlock } from "../format/super.ts";
 import { MAGIC_SUPER, SM_SIZE, SUPER_BLKNO } from "../format/constants.ts";
-import { EEXIST, EIO, errnoNumber } from "../format/errno.ts";
+import { EEXIST, EINVAL, EIO, errnoNumber } from "../format/errno.ts";
 import type { Device } from "../fs/device.ts";
 import { dumpVolume } from "../fs/dump/dump.ts";
 import { FsError } from "../fs/errors.ts";
@@ -32,7 +32,11 @@ export const command: CommandSpec = {
         const data = options.data === undefined
           ? undefined
           : openDevice(options.data, { write: false });
-        const out = openOutput(file, options.force === true);
+        const out = openOutput(
+          file,
+          options.force === true,
+          [path, ...(options.data === undefined ? [] : [options.data])],
+        );
         let done = false;
         try {
           warnIfMounted(meta);
@@ -64,30 +68,60 @@ export const command: CommandSpec = {
 
 interface OutputFile {
   write(bytes: Uint8Array): void;
-  /** Unless it is complete the file is removed. */
+  /** Unless it is complete nothing of it stays. */
   close(complete: boolean): void;
 }
 
-function openOutput(path: string, force: boolean): OutputFile {
+/**
+ * The dump is written beside FILE and gets its name when it is complete: what FILE held is there until
+ * then. A device is never written to: naming one here is a mistake that would cost its contents.
+ */
+function openOutput(path: string, force: boolean, sources: readonly string[]): OutputFile {
   if (path === "-") return { write: (bytes) => writeAll(Deno.stdout, bytes), close: () => {} };
+  const old = statOf(path);
+  if (old?.isBlockDevice === true) {
+    throw new FsError(EINVAL, `${path}: is a block device: a dump is written to a file`);
+  }
+  if (old !== null && sources.some((source) => isSame(old, statOf(source)))) {
+    throw new FsError(EINVAL, `${path}: is what is to be dumped`);
+  }
+  if (old?.isFile === true && !force) {
+    throw new FsError(EEXIST, `${path}: exists already: -f replaces it`);
+  }
+  // A pipe or a terminal has no other name.
+  const making = old === null || old.isFile ? `${path}.part` : path;
   let file: Deno.FsFile;
   try {
-    file = Deno.openSync(path, { write: true, createNew: !force, create: force, truncate: force });
+    file = Deno.openSync(making, { write: true, create: true, truncate: making !== path });
   } catch (e) {
-    if (e instanceof Deno.errors.AlreadyExists) {
-      throw new FsError(EEXIST, `${path}: exists already: -f replaces it`);
-    }
-    const code = e instanceof Error && "code" in e ? String(e.code) : "";
-    throw failedTo(`write '${path}'`, errnoNumber(code) ?? EIO);
+    throw failedTo(`write '${making}'`, errnoOf(e));
   }
   return {
     write: (bytes) => writeAll(file, bytes),
     close(complete) {
+      if (complete && making !== path) file.syncSync();
       file.close();
-      if (!complete) Deno.removeSync(path);
+      if (making === path) return;
+      if (complete) Deno.renameSync(making, path);
+      else Deno.removeSync(making);
     },
   };
 }
+
+const errnoOf = (e: unknown): number =>
+  errnoNumber(e instanceof Error && "code" in e ? String(e.code) : "") ?? EIO;
+
+function statOf(path: string): Deno.FileInfo | null {
+  try {
+    return Deno.statSync(path);
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return null;
+    throw failedTo(`open '${path}'`, errnoOf(e));
+  }
+}
+
+const isSame = (a: Deno.FileInfo, b: Deno.FileInfo | null): boolean =>
+  b !== null && a.dev === b.dev && a.ino === b.ino;
 
 function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): void {
   for (let rest = bytes; rest.length > 0;) rest = rest.subarray(to.writeSync(rest));

@@ -9,6 +9,9 @@ import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
 
+/** The least that a device must have. */
+const PAGE = 4096;
+
 export const command: CommandSpec = {
   setup(c) {
     c.argument("[file]", "a dump written by metadump, - for standard input")
@@ -81,7 +84,9 @@ function openTarget(path: string, bytes: number, force: boolean, made: string[])
     }
     made.push(path);
   }
-  if (isFile && Deno.statSync(path).size < bytes) Deno.truncateSync(path, bytes);
+  // A file that is too small holds nothing that could be looked at.
+  const small = isFile && Deno.statSync(path).size < PAGE;
+  if (small) Deno.truncateSync(path, bytes);
   const dev = openDevice(path, { write: true, exclusive: true });
   const found = force ? undefined : findSignature(dev);
   if (found !== undefined) {
@@ -93,11 +98,12 @@ function openTarget(path: string, bytes: number, force: boolean, made: string[])
       }: -f overwrites it`,
     );
   }
-  if (isFile && !made.includes(path)) {
-    // The lock of the open device keeps others out meanwhile.
-    const size = Deno.statSync(path).size;
-    Deno.truncateSync(path, 0);
-    Deno.truncateSync(path, size);
-  }
-  return dev;
+  if (!isFile || made.includes(path)) return dev;
+  // The lock of the open device keeps others out meanwhile.
+  const size = Math.max(bytes, Deno.statSync(path).size);
+  Deno.truncateSync(path, 0);
+  Deno.truncateSync(path, size);
+  if (size === dev.size) return dev;
+  dev.close();
+  return openDevice(path, { write: true, exclusive: true });
 }

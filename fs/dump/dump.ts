@@ -2,8 +2,9 @@
  * Making a metadata dump: the super block, the quorum blocks and every block that the super leads
  * to, damaged or not, into a file (dump_file.ts) that `restore` makes a volume of again.
  *
- * Nothing is demanded of the volume: whatever can be read of it is dumped. Only a device on which
- * not even the place of the super block can be read is refused.
+ * Nothing is demanded of the volume: whatever can be read of it is dumped. Without a super block that is
+ * every block that carries the filesystem's number. Only a device on which not even the place of the
+ * super block can be read, or that holds nothing of a volume, is refused.
  */
 
 import { FormatError } from "../../format/bytes.ts";
@@ -31,6 +32,7 @@ import {
   SMALL_DATA,
   SMALL_META,
 } from "./dump_file.ts";
+import { readSuperBlock } from "../volume.ts";
 import { Obscurer } from "./obscure.ts";
 import { hasLargeMagic, visitReachable } from "./reach.ts";
 
@@ -68,20 +70,23 @@ const SCAN_BLOCKS = 16;
 /** Dumps the metadata on `meta` into `sink`. Throws FsError when it holds no volume at all. */
 export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): DumpResult {
   const fixed = readFixed(meta);
-  const sb = SuperBlock.at(fixed);
-  if (sb.hdr.magic !== MAGIC_SUPER) {
-    if (!looksLikeSuper(sb)) {
-      throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
-    }
-    options.warn(`${meta.name}: the super block is damaged`);
-  } else if (!sb.isMetaDev && blockCrcOk(fixed.subarray(0, SM_SIZE))) {
+  let sb = SuperBlock.at(fixed), fsid = sb.hdr.fsid, all = options.unreferenced === true;
+  if (sb.hdr.magic !== MAGIC_SUPER && !looksLikeSuper(sb)) {
+    const found = fsidOf(options.data) ?? commonFsid(meta);
+    if (found === null) throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
+    options.warn(`${meta.name}: no super block: all blocks of its filesystem are dumped`);
+    // Nothing leads to the blocks: all are looked for.
+    sb = SuperBlock.alloc();
+    fsid = found;
+    all = true;
+  } else if (sb.hdr.magic !== MAGIC_SUPER) options.warn(`${meta.name}: the super block is damaged`);
+  else if (!sb.isMetaDev && blockCrcOk(fixed.subarray(0, SM_SIZE))) {
     throw new FsError(EINVAL, `${meta.name}: this is a data device, not a metadata device`);
   }
-  const fsid = sb.hdr.fsid;
   const obscurer = options.obscure === undefined ? null : new Obscurer(options.obscure);
   const writer = new DumpWriter(sink, {
     flags: (obscurer === null ? 0 : DUMP_OBSCURED) |
-      (options.unreferenced === true ? DUMP_UNREFERENCED : 0),
+      (all ? DUMP_UNREFERENCED : 0),
     fsid,
     metaBytes: meta.size - meta.size % SM_SIZE,
     dataBytes: options.data === undefined
@@ -115,7 +120,7 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
       options.warn(`metadata block ${blkno} cannot be read: ${why}`);
     },
   });
-  const wanted = options.unreferenced === true
+  const wanted = all
     ? (blkno: number) => !reached.has(blkno)
     : (blkno: number) => !reached.has(blkno) && !reached.isFree(blkno);
   const total = Math.min(Math.floor(meta.size / LG_SIZE), claimedMetaBlocks(sb));
@@ -157,6 +162,30 @@ function claimedDataBytes(sb: SuperBlock): number {
   }
 }
 
+/** The filesystem that a data device says it belongs to; null without a super block to believe. */
+function fsidOf(data: Device | undefined): bigint | null {
+  if (data === undefined) return null;
+  try {
+    return readSuperBlock(data).hdr.fsid;
+  } catch (e) {
+    if (e instanceof FsError) return null;
+    throw e;
+  }
+}
+
+/** The fsid that most blocks on the device carry; null if there are none. */
+function commonFsid(meta: Device): bigint | null {
+  const counts = new Map<bigint, number>();
+  let best: bigint | null = null;
+  scanBlocks(meta, Math.floor(meta.size / LG_SIZE), () => true, (_, bytes, v) => {
+    if (!blockCrcOk(bytes)) return;
+    const fsid = v.getBigUint64(8, true), count = (counts.get(fsid) ?? 0) + 1;
+    counts.set(fsid, count);
+    if (best === null || count > (counts.get(best) ?? 0)) best = fsid;
+  });
+  return best;
+}
+
 /** A super block with a damaged magic still says its place and references something. */
 function looksLikeSuper(sb: SuperBlock): boolean {
   return sb.hdr.v.getUint32(sb.hdr.o + 24, true) === SUPER_BLKNO && !sb.fsRoot.ref.isNull;
@@ -182,8 +211,24 @@ function scanUnreferenced(
   wanted: (blkno: number) => boolean,
   add: (blkno: number, bytes: Uint8Array) => void,
 ): number {
+  let found = 0;
+  scanBlocks(meta, total, wanted, (blkno, bytes, v) => {
+    if (v.getBigUint64(8, true) !== fsid) return;
+    found++;
+    add(blkno, bytes);
+  });
+  return found;
+}
+
+/** Visits the wanted blocks with one of the format's magics, in large reads. */
+function scanBlocks(
+  meta: Device,
+  total: number,
+  wanted: (blkno: number) => boolean,
+  visit: (blkno: number, bytes: Uint8Array, v: DataView) => void,
+): void {
   const window = meta.allocBuffer(SCAN_BLOCKS * LG_SIZE);
-  let found = 0, nr = 1;
+  let nr = 1;
   for (let first = META_DEV_START_BLKNO; first < total; first += nr) {
     nr = 1;
     if (!wanted(first)) continue;
@@ -198,10 +243,7 @@ function scanUnreferenced(
     for (let i = 0; i < nr; i++) {
       const bytes = run.subarray(i * LG_SIZE, (i + 1) * LG_SIZE);
       const v = new DataView(bytes.buffer, bytes.byteOffset, LG_SIZE);
-      if (!hasLargeMagic(v) || v.getBigUint64(8, true) !== fsid) continue;
-      found++;
-      add(first + i, bytes);
+      if (hasLargeMagic(v)) visit(first + i, bytes, v);
     }
   }
-  return found;
 }
