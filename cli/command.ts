@@ -34,6 +34,8 @@ export interface CommandEntry {
   readonly summary: string;
   /** A command line that does something useful, without `scoutfs`. */
   readonly example: string;
+  /** Exit status when the command cannot even be loaded, where that is not 1. */
+  readonly unloadable?: number;
   load(): Promise<{ command: CommandSpec }>;
 }
 

@@ -304,7 +304,14 @@ async function checkMounted(mountpoint: string, o: FsckOptions, show: Display): 
           "found may be of no meaning; check it again at a quieter time, or unmounted",
       );
     }
-    show.end(mountpoint, { report, modified: false, stopped: null, undo: null, status });
+    show.end(mountpoint, {
+      report,
+      modified: false,
+      stopped: null,
+      mounted: true,
+      undo: null,
+      status,
+    });
     return status;
   };
   return await withDevices(

@@ -32,6 +32,8 @@ export interface Outcome {
   readonly modified: boolean;
   /** Why mending stopped before nothing was left to do. */
   readonly stopped: string | null;
+  /** The volume is mounted: only a snapshot of it was checked. */
+  readonly mounted?: boolean;
   /** A file that can take back what was done. */
   readonly undo: string | null;
   readonly status: number;
@@ -194,7 +196,7 @@ export class Display {
     });
   }
 
-  #endText(name: string, { report, modified, stopped, undo }: Outcome): void {
+  #endText(name: string, { report, modified, stopped, mounted, undo }: Outcome): void {
     const { codes } = this.#tally, { found, mended, left } = sum(codes);
     const mending = this.o.mode !== "report";
     if (mending || this.#cut) this.#table(codes, mending);
@@ -222,7 +224,10 @@ export class Display {
       ].join(" and ");
       this.#say(`${name}: ${what} found, ${changed}; ${statsText(report)}`);
     }
-    if (!isSound(report)) this.#say(`${name}: ${advice(codes, this.o.mode)}`);
+    if (!isSound(report)) {
+      const first = mounted === true ? "unmount it everywhere first; " : "";
+      this.#say(`${name}: ${first}${advice(codes, this.o.mode)}`);
+    }
     if (undo !== null) {
       this.#say(`to take this back: scoutfs fsck --undo-apply ${undo} META-DEVICE DATA-DEVICE`);
     }

@@ -81,7 +81,7 @@ while [ "$left" -gt 0 ]; do
   --*) set -- "$@" "$word" ;;
   -C*) ;;
   -?*)
-    letters=$(printf %s "\${word#-}" | tr -d frvVTM | tr a p)
+    letters=$(printf %s "\${word#-}" | tr -d frVTM | tr a p)
     [ -z "$letters" ] || set -- "$@" "-$letters"
     ;;
   *) set -- "$@" "$word" ;;

@@ -42,8 +42,9 @@ const COMMANDS: readonly CommandEntry[] = [
     name: "fsck",
     group: "Core admin",
     synopsis: "[-n | -p | -y] META-DEVICE DATA-DEVICE",
-    summary: "Check a filesystem that is not mounted",
+    summary: "Check a filesystem and mend it",
     example: "fsck -n /dev/sdb /dev/sdc",
+    unloadable: 128,
     load: () => import("./fsck.ts"),
   },
   {
@@ -148,7 +149,7 @@ function say(name: string, lines: readonly string[]): number {
 }
 
 async function runCommand(entry: CommandEntry, args: string[]): Promise<number> {
-  let statuses = STATUSES;
+  let statuses = { usage: STATUSES.usage, failure: entry.unloadable ?? STATUSES.failure };
   try {
     const { command: spec } = await entry.load();
     statuses = spec.statuses ?? STATUSES;
