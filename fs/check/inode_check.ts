@@ -6,7 +6,6 @@
  * Lifecycle per inode: `begin`, `item` for each of its items in key order, `end`.
  */
 
-import { bytesEqual } from "../../format/bytes.ts";
 import { KEY } from "../../format/btree_block.ts";
 import {
   DATA_DEV_START_BLKNO,
@@ -114,7 +113,7 @@ export class InodeCheck {
   readonly #nameWords = new Uint32Array(NAME_MAX + 1 >> 2);
   readonly #name = new Uint8Array(this.#nameWords.buffer);
   #nameLen = 0;
-  #sameHash: Uint8Array[] = [];
+  readonly #sameHash = new Set<string>();
   /** Of the entry looked at last: low word of its name's hash, and a hash of its whole value. */
   #nameHash = 0;
   #valueHash = 0;
@@ -153,7 +152,7 @@ export class InodeCheck {
     this.#offline = 0;
     this.#extentEnd = -1;
     this.#strayItems = 0;
-    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
+    if (this.#sameHash.size > 0) this.#sameHash.clear();
     this.#nameLen = 0;
     this.#xattrs.begin(inoHi, inoLo);
   }
@@ -358,17 +357,19 @@ export class InodeCheck {
     const start = off + DIRENT_BYTES;
     if (this.#nameLen > 0 && hashHi === this.#hashHi && hashLo === this.#hashLo) {
       // Rare: only now are names worth an allocation.
-      if (this.#sameHash.length === 0) this.#sameHash.push(this.#name.slice(0, this.#nameLen));
-      const name = b.buf.slice(start, off + len);
-      if (this.#sameHash.some((other) => bytesEqual(other, name))) {
-        this.cx.report.add("dir-name-twice", { ino: this.#ino, name: nameText(name) });
+      if (this.#sameHash.size === 0) {
+        this.#sameHash.add(nameText(this.#name.subarray(0, this.#nameLen)));
       }
-      this.#sameHash.push(name);
+      const name = nameText(b.buf.subarray(start, off + len));
+      if (this.#sameHash.has(name)) {
+        this.cx.report.add("dir-name-twice", { ino: this.#ino, name });
+      }
+      this.#sameHash.add(name);
       return;
     }
     this.#hashHi = hashHi;
     this.#hashLo = hashLo;
-    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
+    if (this.#sameHash.size > 0) this.#sameHash.clear();
     this.#nameLen = len - DIRENT_BYTES;
     if ((start & 3) === 0) {
       const { u32 } = b, words = this.#nameWords, end = off + len + 3 >> 2;

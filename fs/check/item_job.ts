@@ -168,11 +168,11 @@ export function unitBounds(
   trees: readonly JobTree[],
   unitLeaves: number = Math.max(UNIT_LEAVES, LEAVES_FOR_A_TREE * trees.length),
 ): Key[] {
-  const hints: { key: Key; leaves: number }[] = [];
+  const hints: { key: Key; leaves: number }[] = [], seen = new Set<number>();
   for (const { root } of trees) {
     const r = BtreeRoot.at(new Uint8Array(root));
     if (r.height >= 2 && r.height <= BTREE_MAX_HEIGHT) {
-      gatherHints(source, toRef(r.ref), r.height - 1, r.height === 2 ? 1 : 2, hints);
+      gatherHints(source, toRef(r.ref), r.height - 1, r.height === 2 ? 1 : 2, hints, seen);
     }
   }
   hints.sort((a, b) => a.key.compare(b.key));
@@ -189,14 +189,17 @@ export function unitBounds(
   return bounds;
 }
 
-/** Greatest keys of the children of the blocks at level `low`. */
+/** Greatest keys of the children of the blocks at level `low`, each of which is entered once. */
 function gatherHints(
   source: MetaSource,
   ref: Ref,
   level: number,
   low: number,
   hints: { key: Key; leaves: number }[],
+  seen: Set<number>,
 ): void {
+  if (seen.has(ref.blkno)) return;
+  seen.add(ref.blkno);
   const b = source.acquire(), order = new Uint16Array(MAX_ITEMS);
   const good = ref.blkno * 65536 < source.dev.size && source.read(b, ref, MAGIC_BTREE) === 0 &&
     checkBtreeShape(b) === null && b.v.getUint8(40) === level;
@@ -212,7 +215,7 @@ function gatherHints(
         seqLo: v.getUint32(off + 8, true),
         seqHi: v.getUint32(off + 12, true),
       };
-      gatherHints(source, child, level - 1, low, hints);
+      gatherHints(source, child, level - 1, low, hints, seen);
     }
   }
   source.release(b);

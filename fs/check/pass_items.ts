@@ -221,8 +221,8 @@ class ItemPass {
       cx.owners.claim(r.claims[i] as number, r.claims[i + 1] as number);
     }
     for (const block of r.lending) this.#lent.add(block);
-    cx.badBlocks.push(...r.badBlocks);
-    this.lastParents.push(...r.lastParents);
+    for (const bad of r.badBlocks) cx.badBlocks.push(bad);
+    for (const parent of r.lastParents) this.lastParents.push(parent);
     this.#overflows.take(r.unit, (what, records) => {
       if (what === "facts") this.facts.addCollected(records);
       else this.space?.addFiles(records, 0);

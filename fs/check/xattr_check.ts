@@ -3,7 +3,6 @@
  * of names, ids, names unique; what their tags stand for goes to the fact book.
  */
 
-import { bytesEqual } from "../../format/bytes.ts";
 import { type BlockBytes, KEY } from "../../format/btree_block.ts";
 import { XATTR_MAX_NAME_LEN, XATTR_PART_SIZE } from "../../format/constants.ts";
 import { fnv1a64Words, xattrNameHash } from "../../format/hash.ts";
@@ -47,7 +46,7 @@ export class XattrCheck {
   #named = false;
   readonly #first = new Uint8Array(XATTR_MAX_NAME_LEN);
   #firstLen = 0;
-  #sameHash: Uint8Array[] = [];
+  readonly #sameHash = new Set<string>();
   #ids: number[] = [];
   /** An attribute whose first part is gone: normal only while an inode is being deleted. */
   #headless = 0;
@@ -68,7 +67,7 @@ export class XattrCheck {
 
   #forgetNames(): void {
     this.#named = false;
-    if (this.#sameHash.length > 0) this.#sameHash.length = 0;
+    if (this.#sameHash.size > 0) this.#sameHash.clear();
   }
 
   get #ino(): number {
@@ -140,11 +139,14 @@ export class XattrCheck {
     if (!isSupportedXattr(name)) this.#bad(`no attribute can be called ${nameText(name)}`);
     if (this.#named) {
       // Rare: two attributes of one hash.
-      if (this.#sameHash.length === 0) this.#sameHash.push(this.#first.slice(0, this.#firstLen));
-      if (this.#sameHash.some((other) => bytesEqual(other, name))) {
-        this.cx.report.add("xattr-name-twice", { ino: this.#ino, name: nameText(name) });
+      if (this.#sameHash.size === 0) {
+        this.#sameHash.add(nameText(this.#first.subarray(0, this.#firstLen)));
       }
-      this.#sameHash.push(name.slice());
+      const text = nameText(name);
+      if (this.#sameHash.has(text)) {
+        this.cx.report.add("xattr-name-twice", { ino: this.#ino, name: text });
+      }
+      this.#sameHash.add(text);
     } else {
       this.#named = true;
       this.#first.set(name);
