@@ -338,7 +338,12 @@ export class Trans {
   /** Opens the first transaction; an error fails the mount. */
   async open(): Promise<void> {
     assert(this.#state === "none", "a transaction is opened twice");
-    this.#install(await this.#getLogTrees());
+    const lt = await this.#getLogTrees();
+    try {
+      this.#install(lt);
+    } catch (e) {
+      throw asCorrupt(e, "the log tree that the server gave");
+    }
   }
 
   /** Unmount: one last whole commit; no operations any more. */

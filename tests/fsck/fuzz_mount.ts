@@ -33,6 +33,7 @@ import { MemDevice } from "../../fs/memory_device.ts";
 import { checkRoots } from "../../fs/preflight.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { checkFreeSpace, openVolume } from "../../fs/volume.ts";
+import { checkSlots, presentSlots, slotsOf } from "../../net/quorum_blocks.ts";
 import { LocalCluster, settle } from "../helpers/local_cluster.ts";
 import { LocalFs } from "../helpers/local_fs.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -161,6 +162,8 @@ export class MountTarget {
     try {
       const volume = openVolume(meta, data);
       checkFreeSpace(volume);
+      const slots = slotsOf(volume.superBlock.qconf);
+      checkSlots(slots, presentSlots(slots)[0] ?? 0);
       checkRoots(volume, random);
       cluster = await LocalCluster.open(meta, data, seed);
       m = await inTime(cluster, LocalFs.mount(cluster));
