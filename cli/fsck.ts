@@ -342,7 +342,7 @@ function mend(
   ) as [NotedWrites, NotedWrites];
   const modified = () => devices.some((dev) => dev.written);
   try {
-    const { after: report, commits, stopped } = repairVolume(...devices, {
+    const { after: report, commits, lossy, stopped } = repairVolume(...devices, {
       ...checkOptions(o, show, help),
       mode: o.mode === "safe" ? "safe" : "all",
       random: new SystemRandom(),
@@ -360,7 +360,7 @@ function mend(
     const status = isSound(report) ? mended : mended | EXIT_PROBLEMS_LEFT;
     const undo = file !== null && modified() ? file.path : null;
     file?.end();
-    show.end(meta.name, { report, modified: modified(), stopped, undo, status });
+    show.end(meta.name, { report, modified: modified(), lossy, stopped, undo, status });
     return status;
   } catch (e) {
     if (!(e instanceof FsError)) throw e;

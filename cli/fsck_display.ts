@@ -30,6 +30,8 @@ export interface Outcome {
   readonly report: Report;
   /** A device was written to. */
   readonly modified: boolean;
+  /** Something was done that may have lost information. */
+  readonly lossy?: boolean;
   /** Why mending stopped before nothing was left to do. */
   readonly stopped: string | null;
   /** The volume is mounted: only a snapshot of it was checked. */
@@ -55,6 +57,8 @@ export class Display {
   #cut = false;
   #paths: PathFinder | null = null;
   #round = 0;
+  /** Inodes that the volume said it had, if that was not what was found. */
+  #counted = 0;
   #outputGone = false;
 
   constructor(private readonly o: DisplayOptions) {
@@ -75,6 +79,7 @@ export class Display {
 
   problem(p: Problem): void {
     this.#tally.add(p.code);
+    if (p.code === "inode-count" && this.#round === 1) this.#counted = Number(p.values["value"]);
     if (!this.#shown.isNew(`${p.code} ${p.message}`)) return;
     if (this.o.json) this.#record({ record: "problem", round: this.#round, ...this.#json(p) });
     else if (this.#mayShow(p.code)) this.#say(this.#text(p));
@@ -168,7 +173,7 @@ export class Display {
     return Object.keys(paths).length > 0 ? { paths } : {};
   }
 
-  #endJson(name: string, { report, modified, stopped, undo, status }: Outcome): void {
+  #endJson(name: string, { report, modified, lossy, stopped, undo, status }: Outcome): void {
     const { codes } = this.#tally;
     if (this.o.mode !== "report") {
       for (const p of report.problems) {
@@ -189,6 +194,8 @@ export class Display {
       errors: report.errors,
       warnings: report.warnings,
       infos: report.infos,
+      lossy: lossy === true,
+      inodesGone: lossy === true ? Math.max(0, this.#counted - report.stats.inodes) : 0,
       stopped,
       undo,
       cleanlyUnmounted: report.cleanlyUnmounted,
@@ -196,7 +203,7 @@ export class Display {
     });
   }
 
-  #endText(name: string, { report, modified, stopped, mounted, undo }: Outcome): void {
+  #endText(name: string, { report, modified, lossy, stopped, mounted, undo }: Outcome): void {
     const { codes } = this.#tally, { found, mended, left } = sum(codes);
     const mending = this.o.mode !== "report";
     if (mending || this.#cut) this.#table(codes, mending);
@@ -223,6 +230,13 @@ export class Display {
         ...(warnings > 0 ? [count(warnings, "warning")] : []),
       ].join(" and ");
       this.#say(`${name}: ${what} found, ${changed}; ${statsText(report)}`);
+    }
+    const gone = lossy === true ? this.#counted - report.stats.inodes : 0;
+    if (gone > 0) {
+      this.#say(
+        `${name}: ${gone} of the ${count(this.#counted, "inode")} that it counted are gone: ` +
+          'the lines above that begin with "done" say what was lost, all of them with -v',
+      );
     }
     if (!isSound(report)) {
       const first = mounted === true ? "unmount it everywhere first; " : "";
