@@ -234,7 +234,9 @@ export class Display {
     const gone = lossy === true ? this.#counted - report.stats.inodes : 0;
     if (gone > 0) {
       this.#say(
-        `${name}: ${gone} of the ${count(this.#counted, "inode")} that it counted are gone: ` +
+        `${name}: ${gone} of the ${count(this.#counted, "inode")} that it counted ${
+          gone === 1 ? "is" : "are"
+        } gone: ` +
           'the lines above that begin with "done" say what was lost, all of them with -v',
       );
     }
