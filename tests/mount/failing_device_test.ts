@@ -1,6 +1,6 @@
 /** A device that refuses writes: image files on a host filesystem that is full for a while. */
 import assert from "node:assert/strict";
-import { mountTest, run, type TestVolume, until } from "../helpers/volume.ts";
+import { isRunning, mountTest, run, type TestVolume, until } from "../helpers/volume.ts";
 
 async function must(command: string, ...args: string[]): Promise<void> {
   const r = await run(command, args);
@@ -29,8 +29,9 @@ async function onSmallHost(v: TestVolume, room: string, body: (host: string) => 
     const r = await v.scoutfs("mount", "-o", options, data, v.mnt);
     assert.equal(r.code, 0, r.err);
     await body(host);
+    const servers = v.servers();
     await v.umount();
-    await until(() => v.servers().length === 0, "the end of the mount");
+    for (const pid of servers) await until(() => !isRunning(pid), "the end of the mount");
   } finally {
     if (v.mounted) await run("umount", ["-l", v.mnt]);
     for (const pid of v.servers()) Deno.kill(pid, "SIGKILL");
