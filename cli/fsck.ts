@@ -358,7 +358,10 @@ function mend(
     });
     const mended = commits > 0 || modified() ? MENDED : 0;
     const status = isSound(report) ? mended : mended | EXIT_PROBLEMS_LEFT;
-    const undo = file !== null && modified() ? file.path : null;
+    const undo = file !== null && file.bytesSaved > 0 ? file.path : null;
+    if (file !== null && file.pagesLost > 0) {
+      show.remark(`${file.path} lacks ${file.pagesLost} pages that could not be read`);
+    }
     file?.end();
     show.end(meta.name, { report, modified: modified(), lossy, stopped, undo, status });
     return status;

@@ -8,8 +8,8 @@ import { EINVAL } from "../format/errno.ts";
 import type { SuperBlock } from "../format/super.ts";
 import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import type { Device } from "../fs/device.ts";
-import { FsError } from "../fs/errors.ts";
-import { findSignature } from "../fs/signatures.ts";
+import { DeviceError, FsError } from "../fs/errors.ts";
+import { findSignature, type Signature } from "../fs/signatures.ts";
 import { SystemRandom } from "../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { readSuperBlock } from "../fs/volume.ts";
@@ -70,13 +70,23 @@ export function reasonAgainstPair(meta: BlockDevice, data: BlockDevice): string 
     return `${meta.name} and ${data.name} belong to different volumes`;
   }
   for (const dev of [meta, data]) {
-    const found = findSignature(dev);
+    const found = signatureOf(dev);
     if (found !== undefined && found.kind !== "scoutfs") {
       return `${dev.name}: has no super block of scoutfs, but seems to hold ${found.type}; ` +
         "if it is the right device all the same, --force goes on";
     }
   }
   return null;
+}
+
+/** What a device seems to hold; nothing when its beginning cannot be read. */
+function signatureOf(dev: BlockDevice): Signature | undefined {
+  try {
+    return findSignature(dev);
+  } catch (e) {
+    if (e instanceof DeviceError) return undefined;
+    throw e;
+  }
 }
 
 /** The super block; null without one that can be believed. */

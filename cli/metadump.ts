@@ -1,8 +1,7 @@
 /** `scoutfs metadump`: the metadata of a volume in a small file, to be sent or kept. */
 
-import { SuperBlock } from "../format/super.ts";
-import { MAGIC_SUPER, SM_SIZE, SUPER_BLKNO } from "../format/constants.ts";
 import { EEXIST, EINVAL, EIO, errnoNumber } from "../format/errno.ts";
+import { evidenceOfUse } from "../fs/check/in_use.ts";
 import type { Device } from "../fs/device.ts";
 import { dumpVolume } from "../fs/dump/dump.ts";
 import { FsError } from "../fs/errors.ts";
@@ -128,10 +127,7 @@ function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): 
 }
 
 function warnIfMounted(meta: Device): void {
-  const block = meta.allocBuffer(SM_SIZE);
-  meta.read(block, SUPER_BLKNO * SM_SIZE);
-  const sb = SuperBlock.at(block);
-  if (sb.hdr.magic === MAGIC_SUPER && !sb.mountedClients.ref.isNull) {
+  if (evidenceOfUse(meta).length > 0) {
     printError(
       `${meta.name}: warning: the volume may be mounted; the dump of a volume that is changing can ` +
         `contradict itself`,

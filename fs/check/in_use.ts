@@ -15,13 +15,18 @@ import { blockCrcOk } from "../../format/crc32c.ts";
 import { QuorumBlock } from "../../format/quorum.ts";
 import { SuperBlock } from "../../format/super.ts";
 import type { Device } from "../device.ts";
+import { DeviceError } from "../errors.ts";
 import { readRawSuper } from "../volume.ts";
 import { hex16, rawU64, refBlkno, viewOf } from "./raw.ts";
 
-/** One line per reason to believe that a mount is using the volume; none when it is idle. */
+/**
+ * One line per reason to believe that a mount is using the volume; none when it is idle. Blocks that
+ * cannot be read are such a reason, the super block alone is not.
+ */
 export function evidenceOfUse(meta: Device): string[] {
   const reasons: string[] = [];
-  const raw = readRawSuper(meta), sb = SuperBlock.at(raw);
+  const raw = readable(() => readRawSuper(meta)) ?? new Uint8Array(SM_SIZE);
+  const sb = SuperBlock.at(raw);
   // Without a super block to believe, any slot may be a present one.
   const good = sb.hdr.magic === MAGIC_SUPER && blockCrcOk(raw);
   const slots = good ? sb.qconf.presentSlots() : Array.from({ length: QUORUM_BLOCKS }, (_, i) => i);
@@ -30,7 +35,11 @@ export function evidenceOfUse(meta: Device): string[] {
   }
   const block = meta.allocBuffer(SM_SIZE);
   for (const slot of slots) {
-    meta.read(block, (QUORUM_BLKNO + slot) * SM_SIZE);
+    const off = (QUORUM_BLKNO + slot) * SM_SIZE;
+    if (readable(() => (meta.read(block, off), true)) === null) {
+      reasons.push(`the block of quorum slot ${slot} cannot be read: a mount may be using it`);
+      continue;
+    }
     const v = viewOf(block);
     if (v.getUint32(4, true) !== MAGIC_QUORUM) continue;
     if (rawU64(v, 40) <= rawU64(v, 240)) continue;
@@ -41,7 +50,17 @@ export function evidenceOfUse(meta: Device): string[] {
   return reasons;
 }
 
-/** Mounts whose quorum service may be running, by the blocks of the slots. */
+/** What a read gives; null when the device cannot. */
+function readable<T>(read: () => T): T | null {
+  try {
+    return read();
+  } catch (e) {
+    if (e instanceof DeviceError) return null;
+    throw e;
+  }
+}
+
+/** Mounts whose quorum service may be running, by the blocks of the slots. Throws DeviceError. */
 export function runningMounts(meta: Device): bigint[] {
   const rids: bigint[] = [];
   const sb = SuperBlock.at(readRawSuper(meta));

@@ -3,8 +3,8 @@
  * to, damaged or not, into a file (dump_file.ts) that `restore` makes a volume of again.
  *
  * Nothing is demanded of the volume: whatever can be read of it is dumped. Without a super block that is
- * every block that carries the filesystem's number. Only a device on which not even the place of the
- * super block can be read, or that holds nothing of a volume, is refused.
+ * every block that carries the filesystem's number. Only a device that holds nothing of a volume is
+ * refused.
  */
 
 import { FormatError } from "../../format/bytes.ts";
@@ -69,7 +69,7 @@ const SCAN_BLOCKS = 16;
 
 /** Dumps the metadata on `meta` into `sink`. Throws FsError when it holds no volume at all. */
 export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): DumpResult {
-  const fixed = readFixed(meta);
+  const fixed = readFixed(meta, options.warn);
   let sb = SuperBlock.at(fixed), fsid = sb.hdr.fsid, all = options.unreferenced === true;
   if (sb.hdr.magic !== MAGIC_SUPER && !looksLikeSuper(sb)) {
     const found = fsidOf(options.data) ?? commonFsid(meta);
@@ -129,14 +129,22 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
   return { blocks, unreferenced, unreadable, bytes: writer.bytes };
 }
 
-/** The super block and the 15 quorum blocks, one after the other. */
-function readFixed(meta: Device): Uint8Array {
+/** The super block and the 15 quorum blocks, one after the other; zeros for what cannot be read. */
+function readFixed(meta: Device, warn: (line: string) => void): Uint8Array {
   const bytes = (1 + QUORUM_BLOCKS) * SM_SIZE;
   if (QUORUM_BLKNO !== SUPER_BLKNO + 1 || meta.size < SUPER_BLKNO * SM_SIZE + bytes) {
     throw new FsError(EINVAL, `${meta.name}: ${meta.size} bytes are too small for a volume`);
   }
   const fixed = meta.allocBuffer(bytes);
-  meta.read(fixed, SUPER_BLKNO * SM_SIZE);
+  for (let at = 0; at < bytes; at += SM_SIZE) {
+    try {
+      meta.read(fixed.subarray(at, at + SM_SIZE), SUPER_BLKNO * SM_SIZE + at);
+    } catch (e) {
+      if (!(e instanceof DeviceError)) throw e;
+      fixed.fill(0, at, at + SM_SIZE);
+      warn(e.message);
+    }
+  }
   return fixed;
 }
 

@@ -17,7 +17,7 @@ import { crc32c } from "../../../format/crc32c.ts";
 import { SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
 import { EEXIST, EINVAL, EIO } from "../../../format/errno.ts";
 import type { Device } from "../../device.ts";
-import { assert, FsError } from "../../errors.ts";
+import { assert, DeviceError, FsError } from "../../errors.ts";
 
 const PAGE = 4096;
 const MAGIC = "scoutfs-undo-2";
@@ -45,6 +45,8 @@ export interface UndoIdentity {
 export class UndoFile {
   readonly #file: Deno.FsFile;
   bytesSaved = 0;
+  /** Pages that could not be read before they were overwritten: nothing brings them back. */
+  pagesLost = 0;
   #failed = false;
 
   /** Creates `path`, which must not exist: an undo file is never overwritten. */
@@ -167,11 +169,23 @@ export class UndoDevice implements Device {
       }
       let stop = at;
       while (stop < end && stop - at < MAX_RECORD && !this.#saved.has(stop / PAGE)) stop += PAGE;
-      const old = this.dev.allocBuffer(stop - at);
-      this.dev.read(old, at);
-      this.file.save(this.index, old, at);
+      this.#saveRun(at, stop);
       for (; at < stop; at += PAGE) this.#saved.add(at / PAGE);
     }
+  }
+
+  #saveRun(at: number, stop: number): void {
+    const old = this.dev.allocBuffer(stop - at);
+    try {
+      this.dev.read(old, at);
+    } catch (e) {
+      if (!(e instanceof DeviceError)) throw e;
+      // A page that cannot be read has nothing to be brought back to, its neighbours have.
+      if (stop - at === PAGE) this.file.pagesLost++;
+      else for (let page = at; page < stop; page += PAGE) this.#saveRun(page, page + PAGE);
+      return;
+    }
+    this.file.save(this.index, old, at);
   }
 }
 
