@@ -7,16 +7,20 @@
  * A campaign `mount` mounts the damaged volumes (fuzz_mount.ts) instead of checking them; every fourth
  * is repaired afterwards.
  *
- * The runs are made by a child process. It is watched: a run of more than a minute is a hang, more
- * than 2 GiB of memory is too much, and an end without a result is a crash; each counts as a failure
- * of its seed, and the campaign goes on with the next.
+ * The runs are made by a child process. It is watched: a run of more than a minute of processor time
+ * is a hang, more than 2 GiB of memory is too much, and an end without a result is a crash; each counts
+ * as a failure of its seed, and the campaign goes on with the next.
  */
 
 import { baseNames, makeBase } from "./fuzz_bases.ts";
 import { type Outcome, Target } from "./fuzz.ts";
 import { MountTarget } from "./fuzz_mount.ts";
 
-const HANG_MS = 60_000;
+/** Of the processor for one run, and of the wall clock, which others may make slow. */
+const HANG_CPU_MS = 60_000;
+const HANG_MS = 600_000;
+/** Ticks of /proc/PID/stat. */
+const TICK_MS = 10;
 const MEMORY_KIB = 2 << 20;
 const LOOK_MS = 1000;
 const PROGRESS = 2000;
@@ -112,10 +116,13 @@ class Campaign {
     this.#process = process;
     let done = 0, why: string | null = null;
     this.#last = performance.now();
+    let spent = 0;
     const watch = setInterval(() => {
       const kib = memoryOf(process.pid);
       this.#peakKib = Math.max(this.#peakKib, kib);
-      if (performance.now() - this.#last > HANG_MS) why = "hangs";
+      const hangs = performance.now() - this.#last > HANG_MS ||
+        cpuOf(process.pid) - spent > HANG_CPU_MS;
+      if (hangs) why = "hangs";
       else if (kib > MEMORY_KIB) why = `takes ${kib} KiB of memory`;
       if (why !== null) process.kill("SIGKILL");
     }, LOOK_MS);
@@ -127,6 +134,7 @@ class Campaign {
         this.add(JSON.parse(line) as Outcome);
         done++;
         this.#last = performance.now();
+        spent = cpuOf(process.pid);
       }
     }
     const { code } = await process.status;
@@ -135,13 +143,22 @@ class Campaign {
   }
 }
 
-function memoryOf(pid: number): number {
+const memoryOf = (pid: number): number =>
+  Number(/VmRSS:\s*(\d+)/.exec(procFile(pid, "status"))?.[1] ?? 0);
+
+/** Milliseconds of processor time that a process has had. */
+function cpuOf(pid: number): number {
+  // Behind the name in parentheses: state is field 3, utime and stime are 14 and 15.
+  const fields = procFile(pid, "stat").replace(/^.*\) /, "").split(" ");
+  return TICK_MS * (Number(fields[11] ?? 0) + Number(fields[12] ?? 0));
+}
+
+/** A file of /proc about a process; empty when it has just ended. */
+function procFile(pid: number, name: string): string {
   try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/VmRSS:\s*(\d+)/.exec(status)?.[1] ?? 0);
+    return Deno.readTextFileSync(`/proc/${pid}/${name}`);
   } catch (e) {
-    // It has just ended.
-    if (e instanceof Deno.errors.NotFound) return 0;
+    if (e instanceof Deno.errors.NotFound) return "";
     throw e;
   }
 }

@@ -1,7 +1,7 @@
 /** Numbers of inodes that a mount refuses (EIO): a check reports each, a repair mends it. */
 
 import assert from "node:assert/strict";
-import { direntHash, xattrNameHash } from "../../format/hash.ts";
+import { direntHash, fnv1a64, xattrNameHash } from "../../format/hash.ts";
 import {
   backrefKey,
   direntKey,
@@ -15,7 +15,14 @@ import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
-import { bytes, copyOf, healthyVolume, repairOptions, Surgeon } from "./repair_support.ts";
+import {
+  bytes,
+  copyOf,
+  healthyVolume,
+  manifest,
+  repairOptions,
+  Surgeon,
+} from "./repair_support.ts";
 
 const FIELDS: readonly (readonly [name: string, off: number])[] = [
   ["size", 0],
@@ -89,5 +96,9 @@ Deno.test("fsck: positions and ids behind which no counter can be are mended", a
       const { after } = repairVolume(v.meta, v.data, repairOptions());
       assert.deepEqual(after.problems.filter((p) => p.severity !== "info"), []);
     }
+    // What had them has others now, and is all there.
+    const [was, named, tagged] = [healthy, entry, attribute].map((v) => manifest(v.meta, v.data));
+    assert.deepEqual(named, was);
+    assert.equal(tagged?.get("/a"), `${was?.get("/a")}user.z=${fnv1a64(bytes("v"))}`);
   }
 });

@@ -26,10 +26,12 @@ import {
   Dirent,
   direntKey,
   type Inode,
+  INODE_COUNT_LIMIT,
   orphanKey,
   readdirKey,
 } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
+import { assert } from "../../errors.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { nameText } from "../inode_check.ts";
 import type { ItemPatch } from "./item_patch.ts";
@@ -116,8 +118,23 @@ export class Entries {
       this.#removeAll(found, dir, pos, child);
       return true;
     }
-    this.#write(dir, pos, winner, found);
+    const possible = pos >= DIRENT_FIRST_POS && pos < INODE_COUNT_LIMIT - 1;
+    this.#write(dir, possible ? pos : this.#newPos(dir), winner, found);
     return true;
+  }
+
+  /** A position behind all entries of a directory, which has to be there. */
+  #newPos(dir: number): number {
+    const parent = this.patch.inode(dir);
+    assert(parent !== null, `entries of inode ${dir}, which is not there`);
+    const taken = [...this.#dirents(dir).keys()].filter((pos) => pos < INODE_COUNT_LIMIT - 1);
+    const next = rawU64(parent.v, parent.o + 48);
+    const pos = taken.reduce(
+      (most, at) => Math.max(most, at + 1),
+      Math.max(DIRENT_FIRST_POS, next < INODE_COUNT_LIMIT ? next : 0),
+    );
+    parent.nextReaddirPos = pos + 1;
+    return pos;
   }
 
   /** Removes an entry with all its items, and broken ones at its keys. */
@@ -146,7 +163,7 @@ export class Entries {
   /** The (inode, name) that most items give, of those that can be an entry; null if none can. */
   #elect(dir: number, pos: number, found: readonly StoredEntry[]): StoredEntry | null {
     const parent = this.patch.peekInode(dir);
-    if (parent === null || !isDirMode(parent.mode) || pos < DIRENT_FIRST_POS) return null;
+    if (parent === null || !isDirMode(parent.mode)) return null;
     const candidates = found.filter((e) => {
       const target = this.patch.peekInode(e.ino);
       return target !== null && entryType(target.mode) !== undefined && nameIsValid(e.name);

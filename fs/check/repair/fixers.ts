@@ -39,11 +39,12 @@ import {
   remakeInode,
 } from "./fixers_inodes.ts";
 import { giveUp } from "./fixers_give_up.ts";
-import { type FixScope, num, text } from "./fixers_scope.ts";
+import { type FixScope, LAST_NUMBER, num, text } from "./fixers_scope.ts";
 import {
   keepLastXattr,
   removeHeadlessXattrs,
   removeXattr,
+  renumberXattrs,
   separateXattrs,
 } from "./fixers_xattrs.ts";
 import { SEQ_LIMIT } from "./round.ts";
@@ -122,6 +123,7 @@ export class Fixers {
           (i) => i.nextReaddirPos = Math.max(safe(i, 48), num(values, "pos") + 1),
         );
       case "xattr-next-id":
+        if (num(values, "id") >= LAST_NUMBER) return renumberXattrs(s, ino);
         return s.edit(ino, (i) => i.nextXattrId = Math.max(safe(i, 56), num(values, "id") + 1));
       case "inode-nlink":
         return fixLinkCount(s, ino, num(values, "found"));

@@ -3,6 +3,7 @@
  */
 
 import {
+  DIRENT_FIRST_POS,
   DT_DIR,
   FIRST_FREE_INO,
   INODE_FLAG_RETENTION,
@@ -22,7 +23,7 @@ import { type Inode, orphanKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64 } from "../raw.ts";
 import { isDirMode } from "./entries.ts";
-import { type FixScope, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
+import { type FixScope, LAST_NUMBER, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
 export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
   const inode = s.patch.peekInode(ino);
@@ -51,12 +52,12 @@ export function fixBlockCount(s: FixScope, ino: number, field: string, found: nu
   return true;
 }
 
-/** A number beyond the third key fields of an inode's items of a type. */
+/** A number beyond the third key fields of an inode's items of a type; those of impossible ones change. */
 function beyond(s: FixScope, ino: number, type: number, least: number): number {
   let beyond = least;
   for (const { key } of s.range(ino, type, type)) {
     const n = Number(key.thirdBig);
-    if (isExact(n)) beyond = Math.max(beyond, n + 1);
+    if (n < LAST_NUMBER) beyond = Math.max(beyond, n + 1);
   }
   return beyond;
 }
@@ -86,7 +87,7 @@ export function fixInodeField(s: FixScope, ino: number, field: string): boolean 
         moveDataSeq(s, ino, i);
         break;
       case "next_readdir_pos":
-        i.nextReaddirPos = beyond(s, ino, TYPE_DIRENT, 2);
+        i.nextReaddirPos = beyond(s, ino, TYPE_DIRENT, DIRENT_FIRST_POS);
         break;
       case "next_xattr_id":
         i.nextXattrId = beyond(s, ino, TYPE_XATTR, 0);
@@ -137,18 +138,16 @@ export function remakeInode(s: FixScope, ino: number): boolean {
   }
   const permissions = ino === ROOT_INO ? 0o755 : isDirMode(format) ? 0o700 : 0o600;
   const inode = s.entries.makeInode(ino, format | permissions);
-  let nextXattr = 0, nextPos = 2, names = 0, subdirs = 0, end = 0, target = 0;
+  let names = 0, subdirs = 0, end = 0, target = 0;
   for (const { key, val } of items) {
-    if (key.type === TYPE_XATTR) nextXattr = Math.max(nextXattr, Number(key.thirdBig) + 1);
-    else if (key.type === TYPE_DIRENT) {
-      nextPos = Math.max(nextPos, Number(key.thirdBig) + 1);
+    if (key.type === TYPE_DIRENT) {
       names += val.length - 32;
       if (val[24] === DT_DIR) subdirs++;
     } else if (key.type === TYPE_DATA_EXTENT) end = Math.max(end, Number(key.secondBig) + 1);
     else if (key.type === TYPE_SYMLINK) target += val.length;
   }
-  inode.nextXattrId = nextXattr;
-  inode.nextReaddirPos = nextPos;
+  inode.nextXattrId = beyond(s, ino, TYPE_XATTR, 0);
+  inode.nextReaddirPos = beyond(s, ino, TYPE_DIRENT, DIRENT_FIRST_POS);
   inode.dataVersion = 1;
   inode.dataSeq = s.patch.seq;
   inode.nlink = isDirMode(format)

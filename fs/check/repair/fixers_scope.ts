@@ -4,7 +4,7 @@
  */
 
 import { ZONE_FS } from "../../../format/constants.ts";
-import { type Inode, inodeKey, orphanKey } from "../../../format/items.ts";
+import { type Inode, INODE_COUNT_LIMIT, inodeKey, orphanKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import type { Values } from "../problems.ts";
 import { type Entries, isDirMode } from "./entries.ts";
@@ -15,6 +15,9 @@ export const U64_MAX = 0xffff_ffff_ffff_ffffn;
 export const S_IFMT = 0o170000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
+
+/** Positions and ids from here on are damage: no counter can be beyond them. */
+export const LAST_NUMBER = INODE_COUNT_LIMIT - 1;
 
 /** A value of a problem record. */
 export const num = (values: Values, name: string): number => Number(values[name]);

@@ -6,7 +6,7 @@ import { TYPE_XATTR, ZONE_FS } from "../../../format/constants.ts";
 import { bytesEqual } from "../../../format/bytes.ts";
 import { xattrNameHash } from "../../../format/hash.ts";
 import { Key } from "../../../format/key.ts";
-import { type FixScope } from "./fixers_scope.ts";
+import { type FixScope, LAST_NUMBER } from "./fixers_scope.ts";
 
 export function removeXattr(s: FixScope, ino: number, hash: number, id: number): boolean {
   const parts = s.range(ino, TYPE_XATTR, TYPE_XATTR).filter(({ key }) =>
@@ -62,5 +62,26 @@ export function separateXattrs(s: FixScope, ino: number, id: number): boolean {
     s.patch.remove(key);
     s.patch.set(Key.of(ZONE_FS, ino, TYPE_XATTR, key.secondBig, other, key.fourth), val);
   }
+  return true;
+}
+
+/** Attributes whose ids no counter can follow get new ones behind all others. */
+export function renumberXattrs(s: FixScope, ino: number): boolean {
+  const inode = s.patch.inode(ino);
+  if (inode === null) return false;
+  const parts = s.range(ino, TYPE_XATTR, TYPE_XATTR), moved = new Map<string, number>();
+  let next = 0;
+  for (const { key } of parts) {
+    const id = Number(key.thirdBig);
+    if (id < LAST_NUMBER) next = Math.max(next, id + 1);
+  }
+  for (const { key, val } of parts) {
+    if (Number(key.thirdBig) < LAST_NUMBER) continue;
+    const name = `${key.secondBig}.${key.thirdBig}`, id = moved.get(name) ?? next++;
+    moved.set(name, id);
+    s.patch.remove(key);
+    s.patch.set(Key.of(ZONE_FS, ino, TYPE_XATTR, key.secondBig, id, key.fourth), val);
+  }
+  inode.nextXattrId = next;
   return true;
 }
