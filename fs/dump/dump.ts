@@ -70,15 +70,16 @@ const SCAN_BLOCKS = 16;
 /** Dumps the metadata on `meta` into `sink`. Throws FsError when it holds no volume at all. */
 export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): DumpResult {
   const fixed = readFixed(meta, options.warn);
-  let sb = SuperBlock.at(fixed), fsid = sb.hdr.fsid, all = options.unreferenced === true;
-  if (sb.hdr.magic !== MAGIC_SUPER && !looksLikeSuper(sb)) {
+  let sb = SuperBlock.at(fixed), fsid = sb.hdr.fsid;
+  const lost = sb.hdr.magic !== MAGIC_SUPER && !looksLikeSuper(sb);
+  const all = lost || options.unreferenced === true;
+  if (lost) {
     const found = fsidOf(options.data) ?? commonFsid(meta);
     if (found === null) throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
     options.warn(`${meta.name}: no super block: all blocks of its filesystem are dumped`);
     // Nothing leads to the blocks: all are looked for.
     sb = SuperBlock.alloc();
     fsid = found;
-    all = true;
   } else if (sb.hdr.magic !== MAGIC_SUPER) options.warn(`${meta.name}: the super block is damaged`);
   else if (!sb.isMetaDev && blockCrcOk(fixed.subarray(0, SM_SIZE))) {
     throw new FsError(EINVAL, `${meta.name}: this is a data device, not a metadata device`);
@@ -124,7 +125,12 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
     ? (blkno: number) => !reached.has(blkno)
     : (blkno: number) => !reached.has(blkno) && !reached.isFree(blkno);
   const total = Math.min(Math.floor(meta.size / LG_SIZE), claimedMetaBlocks(sb));
-  unreferenced = scanUnreferenced(meta, fsid, total, wanted, add);
+  unreferenced = scanUnreferenced(meta, fsid, total, wanted, add, (blkno) => {
+    // Nobody references it; without a super block that is not known.
+    if (!lost) return;
+    unreadable++;
+    options.warn(`metadata block ${blkno} cannot be read`);
+  });
   writer.end();
   return { blocks, unreferenced, unreadable, bytes: writer.bytes };
 }
@@ -190,7 +196,7 @@ function commonFsid(meta: Device): bigint | null {
     const fsid = v.getBigUint64(8, true), count = (counts.get(fsid) ?? 0) + 1;
     counts.set(fsid, count);
     if (best === null || count > (counts.get(best) ?? 0)) best = fsid;
-  });
+  }, () => {});
   return best;
 }
 
@@ -218,13 +224,14 @@ function scanUnreferenced(
   total: number,
   wanted: (blkno: number) => boolean,
   add: (blkno: number, bytes: Uint8Array) => void,
+  unreadable: (blkno: number) => void,
 ): number {
   let found = 0;
   scanBlocks(meta, total, wanted, (blkno, bytes, v) => {
     if (v.getBigUint64(8, true) !== fsid) return;
     found++;
     add(blkno, bytes);
-  });
+  }, unreadable);
   return found;
 }
 
@@ -234,6 +241,7 @@ function scanBlocks(
   total: number,
   wanted: (blkno: number) => boolean,
   visit: (blkno: number, bytes: Uint8Array, v: DataView) => void,
+  unreadable: (blkno: number) => void,
 ): void {
   const window = meta.allocBuffer(SCAN_BLOCKS * LG_SIZE);
   let nr = 1;
@@ -242,16 +250,26 @@ function scanBlocks(
     if (!wanted(first)) continue;
     while (nr < SCAN_BLOCKS && first + nr < total && wanted(first + nr)) nr++;
     const run = window.subarray(0, nr * LG_SIZE);
-    try {
-      meta.read(run, first * LG_SIZE);
-    } catch (e) {
-      if (!(e instanceof DeviceError)) throw e;
-      continue; // Nobody references it: there is nothing to say about it.
-    }
+    const whole = couldRead(meta, run, first);
     for (let i = 0; i < nr; i++) {
       const bytes = run.subarray(i * LG_SIZE, (i + 1) * LG_SIZE);
+      // One bad sector must not cost its neighbours.
+      if (!whole && !couldRead(meta, bytes, first + i)) {
+        unreadable(first + i);
+        continue;
+      }
       const v = new DataView(bytes.buffer, bytes.byteOffset, LG_SIZE);
       if (hasLargeMagic(v)) visit(first + i, bytes, v);
     }
+  }
+}
+
+function couldRead(meta: Device, into: Uint8Array, blkno: number): boolean {
+  try {
+    meta.read(into, blkno * LG_SIZE);
+    return true;
+  } catch (e) {
+    if (e instanceof DeviceError) return false;
+    throw e;
   }
 }

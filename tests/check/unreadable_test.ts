@@ -1,7 +1,7 @@
 /** Devices with bad sectors in the fixed blocks: looked at, dumped, mended and undone all the same. */
 
 import assert from "node:assert/strict";
-import { QUORUM_BLKNO, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
+import { LG_SIZE, QUORUM_BLKNO, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { evidenceOfUse } from "../../fs/check/in_use.ts";
 import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
@@ -9,6 +9,7 @@ import type { Device } from "../../fs/device.ts";
 import { dumpVolume } from "../../fs/dump/dump.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
+import { referencedBlocks } from "../fsck/damage.ts";
 import { healthyVolume } from "../fsck/repair_support.ts";
 
 /** A device of which some pages cannot be read until they are written. */
@@ -59,6 +60,27 @@ Deno.test("unreadable: fixed blocks are reported, and the rest is dumped", async
     assert.ok(blocks > 10);
     assert.match(warnings.join("\n"), new RegExp(`page ${page} cannot be read`));
   }
+});
+
+Deno.test("unreadable: without a super block a bad sector costs one block of the dump", async () => {
+  const { meta } = await healthyVolume();
+  const used = referencedBlocks(meta);
+  const dump = (pages: number[]) => {
+    const warnings: string[] = [];
+    const { blocks, unreadable } = dumpVolume(
+      withBadPages(meta, [SUPER_BLKNO, ...pages]),
+      () => {},
+      {
+        time: 0,
+        warn: (line) => warnings.push(line),
+      },
+    );
+    return { blocks, unreadable, warnings };
+  };
+  const all = dump([]), one = dump([used[0]! * (LG_SIZE / SM_SIZE) + 3]);
+  assert.equal(one.blocks, all.blocks - 1);
+  assert.equal(one.unreadable, 1);
+  assert.match(one.warnings.join("\n"), new RegExp(`metadata block ${used[0]} cannot be read`));
 });
 
 Deno.test("unreadable: a page that is overwritten is not saved, its neighbours are", async () => {

@@ -54,6 +54,7 @@ Deno.test("the standalone executable makes, mounts and prints a volume", {
     mounted = false;
     for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
     assert.match(scoutfs("print", "-S", meta), /mounted_clients: blkno 0 /);
+    assert.match(scoutfs("fsck", "-p", "--workers", "2", meta, data), /no problems/);
   } finally {
     if (mounted) new Deno.Command("umount", { args: ["-l", mnt] }).outputSync();
     for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
