@@ -16,6 +16,7 @@ import { bytesEqual } from "../../../format/bytes.ts";
 import {
   FMT_VERS_MAX,
   FMT_VERS_MIN,
+  LG_SIZE,
   MAGIC_SUPER,
   SEF_OFFLINE,
   SEF_UNWRITTEN,
@@ -80,6 +81,12 @@ export function mendDataSuper(
   // What only the metadata device uses stays as mkfs left it, if it is readable at all.
   if (other.hdr.magic === MAGIC_SUPER && ourOwn) made.set(raw.subarray(112, SuperBlock.SIZE), 112);
   else made.fill(0, ROOTS, ROOTS_END);
+  for (const [at, dev, unit] of [[96, meta, LG_SIZE], [104, data, SM_SIZE]] as const) {
+    const has = Math.floor(dev.size / unit), theirs = fieldU64(other, at);
+    // A size that is damaged is not handed on.
+    if (fieldU64(copy, at) <= has) continue;
+    copy.v.setBigUint64(copy.o + at, BigInt(theirs > 0 && theirs <= has ? theirs : has), true);
+  }
   copy.flags = 0;
   copy.hdr.seq = 1n;
   sealBlock(made);

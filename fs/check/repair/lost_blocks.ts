@@ -16,6 +16,7 @@
 import {
   blockLevel,
   firstItem,
+  itemFlags,
   itemKey,
   itemSeq,
   lastItem,
@@ -32,7 +33,7 @@ import {
 } from "../../../format/constants.ts";
 import { checkBtreeShape } from "../../../format/btree_verify.ts";
 import { blockCrcOk } from "../../../format/crc32c.ts";
-import { Key } from "../../../format/key.ts";
+import { Key, maxKey } from "../../../format/key.ts";
 import { DeviceError } from "../../errors.ts";
 import { checkBlock } from "../btree_check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
@@ -105,6 +106,8 @@ export interface LooseLeaf {
   readonly last: Key;
   /** Greatest version of its items. */
   readonly newest: number;
+  /** Some of its items are deletions: it is of a log tree. */
+  readonly deletions: boolean;
   /** Part of what was lost, not an older copy. */
   readonly live: boolean;
 }
@@ -116,11 +119,18 @@ const LEAST_COPIES = 1000;
 /** What a search of the device found. */
 export interface Loose {
   readonly leaves: readonly LooseLeaf[];
+  /**
+   * Those of them beside which there is no other one, where free space is not known: whether they are
+   * older copies cannot be told, but they are all that is left of their keys.
+   */
+  readonly alone: readonly LooseLeaf[];
+  /** There are more than memory is meant for. */
+  readonly more: boolean;
   /** All blocks that are in use and that nothing refers to are whole: no live leaf is missing. */
   readonly complete: boolean;
 }
 
-export const NOTHING_LOOSE: Loose = { leaves: [], complete: false };
+export const NOTHING_LOOSE: Loose = { leaves: [], alone: [], more: false, complete: false };
 
 export const holds = (hole: Hole, key: Key): boolean =>
   key.compare(hole.lo) >= 0 && key.compare(hole.hi) <= 0;
@@ -155,7 +165,7 @@ export function findLooseLeaves(
   const live: LooseLeaf[] = [], stale: LooseLeaf[] = [];
   const most = Math.max(LEAST_COPIES, Math.floor(cx.memory / 16 / LEAF_BYTES));
   const lost = new Set(cx.badBlocks.map(({ ref }) => ref.blkno));
-  let unknown = 0;
+  let unknown = 0, found = 0;
   const runs: { start: number; len: number; inUse: boolean }[] = [];
   let total = 0, done = 0;
   const add = (start: number, len: number, inUse: boolean) => {
@@ -182,15 +192,36 @@ export function findLooseLeaves(
       if (!ours || !looksLikeLeaf(v) || !cx.source.readRaw(b, blkno)) continue;
       const leaf = looseLeaf(b, blkno, holes, inUse);
       if (leaf?.live === true) live.push(leaf);
-      else if (leaf !== null && stale.push(leaf) > 2 * most) keepNewest(stale, most);
+      else if (leaf !== null) {
+        found++;
+        if (stale.push(leaf) > 2 * most) keepNewest(stale, most);
+      }
     }
   }
   cx.source.release(b);
   keepNewest(stale, most);
+  const more = found > stale.length;
   if (overlapTooMuch(live, holes)) {
-    return { leaves: [...live.map((l) => ({ ...l, live: false })), ...stale], complete: false };
+    const leaves = [...live.map((l) => ({ ...l, live: false })), ...stale];
+    return { leaves, alone: [], more, complete: false };
   }
-  return { leaves: [...live, ...stale], complete: freeKnown && unknown === 0 };
+  // Of those that were dropped nobody knows any more what they lie beside.
+  const alone = freeKnown || more ? [] : standAlone(stale);
+  return { leaves: [...live, ...stale], alone, more, complete: freeKnown && unknown === 0 };
+}
+
+/** Leaves whose range of keys no other one touches. */
+function standAlone(leaves: readonly LooseLeaf[]): LooseLeaf[] {
+  const sorted = [...leaves].sort((a, b) => a.first.compare(b.first)), alone: LooseLeaf[] = [];
+  let last: Key | null = null;
+  sorted.forEach((leaf, i) => {
+    const next = sorted[i + 1];
+    const touched = last !== null && last.compare(leaf.first) >= 0 ||
+      next !== undefined && next.first.compare(leaf.last) <= 0;
+    if (!touched && !leaf.deletions) alone.push(leaf);
+    last = maxKey(leaf.last, last ?? leaf.last);
+  });
+  return alone;
 }
 
 /** Of more copies than there is memory for the newest are the ones to keep. */
@@ -260,11 +291,12 @@ export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
   if (checkBlock(b, everything).length > 0 || firstItem(b) === 0) return null;
   const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
   if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
-  let newest = 0;
+  let newest = 0, deletions = false;
   for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
     if (rawU64(v, item + 40) >= SEQ_LIMIT) return null;
     newest = Math.max(newest, itemSeq(b, item));
+    deletions ||= itemFlags(b, item) !== 0;
   }
   const seqLo = v.getUint32(16, true), seqHi = v.getUint32(20, true);
-  return { blkno, seqLo, seqHi, first, last, newest, live: true };
+  return { blkno, seqLo, seqHi, first, last, newest, deletions, live: true };
 }

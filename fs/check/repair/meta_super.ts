@@ -105,7 +105,9 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
         tree(best.logs)
       }; of ${found.logsRoots.length}`,
   );
-  setRoots(block, best.fs, best.logs);
+  // A leaf does not show that it is a part: without any tree a later run looks for leaves again.
+  const single = best.fs !== null && best.fs.isPart && best.fs.height === 1;
+  setRoots(block, single ? null : best.fs, best.logs);
   if (remains.other === null && options.trustData !== true) {
     const against = reasonAgainst(new WithSuper(meta, block), data, options.random);
     if (against !== null) return refuse(against);

@@ -33,6 +33,7 @@ import {
   logTreeOf,
 } from "../names.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
+import { refBlkno } from "../raw.ts";
 import type { Problem } from "../report.ts";
 import { freeDataRuns, SharedExtents } from "./data_space.ts";
 import { Entries } from "./entries.ts";
@@ -57,12 +58,14 @@ import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
+import { FULL, growMeta } from "./volume_sizes.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
 import { TempFileError } from "../temp_file.ts";
 import { mendSlots } from "./supers.ts";
 import { BTREE_MAX_HEIGHT, ZONE_LOG_MERGE_FREEING } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
+import { ENOSPC } from "../../../format/errno.ts";
 
 /** From this round on each must leave fewer problems than any before: else it goes in circles. */
 const MAX_ROUNDS = 20;
@@ -113,6 +116,8 @@ class Repair {
   #lossy = false;
   /** Leaves of fs_root that nothing leads to are to be searched for in the next round. */
   #fsRootLost = false;
+  /** Free space was made anew of what was known: blocks that are not in it may be free all the same. */
+  #freeForgotten = false;
   /**
    * What can be found of an fs_root that has nothing left has been found. What turns up afterwards
    * are leaves that this repair itself has written anew.
@@ -204,8 +209,18 @@ class Repair {
         if (!this.#round(result, findings)) return done();
       } catch (e) {
         if (!(e instanceof FsError) || e instanceof TempFileError) throw e;
-        stopped = e.message;
-        return done();
+        if (e.errno !== ENOSPC) {
+          stopped = e.message;
+          return done();
+        }
+        const blocks = growMeta(this.meta);
+        if (blocks === 0) {
+          stopped = FULL;
+          return done();
+        }
+        this.options.log?.(
+          `no metadata block was free: the volume was given ${blocks} more of its device`,
+        );
       }
       this.#commits++;
     }
@@ -275,8 +290,16 @@ class Repair {
       p.code === "root-height" && isItemTree(String(p.values["what"]))
     );
     const merging = items.merge.completions.length > 0;
+    // A repair that was cut short had begun with a tree to the right of which there must be more.
+    this.#fsRootLost ||= !this.#freeIsKnown(cx, findings) &&
+      allowed.some((p) =>
+        p.code === "btree-parent" && p.values["what"] === FS_ROOT &&
+        p.values["blkno"] === refBlkno(cx.sb.fsRoot.ref)
+      );
     const loose = this.#searchLost(cx, findings, allowed, merging);
-    const live = loose.leaves.some((leaf) => leaf.live);
+    // What may be all that is left of something is not written before it has been brought back.
+    const live = loose.leaves.some((leaf) => leaf.live) || loose.alone.length > 0 ||
+      this.#fsRootLost;
     const round = new Round(cx, items, {
       random: this.options.random,
       complete: !findings.incomplete && !lostParent && !rootLost && !live,
@@ -306,15 +329,14 @@ class Repair {
     mendServerTrees(mender);
     const holes = this.#wholeHoles(cx, findings, allowed);
     const structure = mendItemTrees(mender, holes, loose.leaves);
-    const attached = this.#salvage(round, servers, holes, loose, findings);
-    this.#fsRootLost = false;
-    if (holes.some((h) => h.tree === FS_ROOT) && freeIsKnown(cx, findings)) {
-      this.#fsRootSought = true;
-    }
+    const { found, more } = this.#salvage(round, servers, holes, loose, findings);
+    const ofFsRoot = holes.some((h) => h.tree === FS_ROOT && h.level > 0);
+    const freeKnown = this.#freeIsKnown(cx, findings);
+    const seekAgain = ofFsRoot && more;
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
-    if (!structure && !attached && readable) {
+    if (!structure && !found && readable) {
       this.#mendItems(round, servers, findings, report, allowed);
     }
     if (allowed.some(isSpaceProblem)) round.changed = true;
@@ -335,8 +357,20 @@ class Repair {
     }
     servers.write();
     round.commit();
+    if (holes.some((h) => h.tree === FS_ROOT) && (freeKnown || !more)) this.#fsRootSought = true;
+    if (ofFsRoot && !freeKnown) this.#freeForgotten = true;
+    this.#fsRootLost = seekAgain;
     this.#mended = true;
     return true;
+  }
+
+  /**
+   * Whether all free metadata blocks have been found. A volume without any free extents is one whose
+   * free space waits to be made anew.
+   */
+  #freeIsKnown(cx: CheckContext, findings: Findings): boolean {
+    return findings.freeKnown && !this.#freeForgotten &&
+      (!cx.sb.metaAlloc(0).root.isEmpty || !cx.sb.metaAlloc(1).root.isEmpty);
   }
 
   /** Looks for what lost blocks of item trees held, if any are to be mended. */
@@ -354,7 +388,7 @@ class Repair {
     }
     if (holes.length === 0) return NOTHING_LOOSE;
     const { onProgress } = this.options;
-    const freeKnown = freeIsKnown(cx, findings);
+    const freeKnown = this.#freeIsKnown(cx, findings);
     return findLooseLeaves(cx, holes, freeKnown, merging, (blocks, total) => {
       const share = blocks / total, bytesRead = cx.source.bytesRead;
       if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
@@ -384,22 +418,22 @@ class Repair {
     return holes;
   }
 
-  /** Fills holes with what was found; whether leaves are part of a tree again. */
+  /** Fills holes with what was found; whether that was anything, and whether there is more of it. */
   #salvage(
     round: Round,
     servers: ServerTrees,
     holes: readonly Hole[],
     loose: Loose,
     findings: Findings,
-  ): boolean {
-    const { leaves, staleItems } = salvage(round, servers, holes, loose, findings.dataLeaks);
+  ): { found: boolean; more: boolean } {
+    const { leaves, staleItems, more } = salvage(round, servers, holes, loose, findings.dataLeaks);
     if (leaves > 0) this.options.log?.(`${leaves} leaves that nothing led to were found`);
     if (staleItems > 0) {
       this.options.log?.(
         `${staleItems} items were taken from older copies of lost blocks: they may be out of date`,
       );
     }
-    return leaves > 0;
+    return { found: leaves + staleItems > 0, more };
   }
 
   #mayMend(bad: BadBlock, findings: Findings): boolean {
@@ -451,14 +485,6 @@ class Repair {
     patch.write(servers);
   }
 }
-
-/**
- * Whether all free metadata blocks have been found. A volume without any free extents is one whose
- * free space waits to be made anew.
- */
-const freeIsKnown = (cx: CheckContext, findings: Findings): boolean =>
-  findings.freeKnown &&
-  (!cx.sb.metaAlloc(0).root.isEmpty || !cx.sb.metaAlloc(1).root.isEmpty);
 
 /** A merge that cannot be ended as it stands. */
 function contradictsMerge({ code, values }: Problem): boolean {

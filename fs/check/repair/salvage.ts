@@ -34,10 +34,11 @@ import {
 } from "../../../format/constants.ts";
 import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
-import { lookup, type TreeItem } from "../../btree.ts";
+import { lookup, next, type TreeItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
+import { FS_ROOT } from "../names.ts";
 import { holds, type Hole, LEAKED, type Loose, type LooseLeaf } from "./lost_blocks.ts";
 import type { Round } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
@@ -52,6 +53,8 @@ export interface Salvaged {
   readonly leaves: number;
   /** Items taken from older copies of lost leaves. */
   readonly staleItems: number;
+  /** There are more of these than memory is meant for. */
+  readonly more: boolean;
 }
 
 /**
@@ -69,14 +72,16 @@ export function salvage(
     holes.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
   );
   const strays = holes.flatMap(({ stray }) => stray ?? []);
-  if (inHole.length + strays.length === 0) return { leaves: 0, staleItems: 0 };
+  if (inHole.length + strays.length === 0) return { leaves: 0, staleItems: 0, more: false };
   const work = new Salvage(round, servers);
   const torn = holes.filter((h) => h.tree !== LEAKED);
   const isIn = (leaf: LooseLeaf) => (h: Hole) => holds(h, leaf.first) && holds(h, leaf.last);
   const live = inHole.filter((leaf) =>
     leaf.live && (torn.some(isIn(leaf)) || holes.some(isIn(leaf)) && work.isNews(leaf))
   );
-  live.push(...strays);
+  const inFsRoot = torn.filter((h) => h.tree === FS_ROOT && h.level > 0);
+  const alone = loose.alone.filter((leaf) => inFsRoot.some(isIn(leaf)) && !work.isCovered(leaf));
+  live.push(...strays, ...alone);
   work.attach(live);
   // A hole whose live leaves have all been found has nothing left to be filled from copies.
   const open = torn.filter((h) =>
@@ -86,7 +91,8 @@ export function salvage(
     !leaf.live && open.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)
   );
   const staleItems = work.addStale(torn, open, live, copies, leaks);
-  return { leaves: live.length, staleItems };
+  const any = live.length + staleItems > 0;
+  return { leaves: live.length, staleItems, more: any && (loose.more || work.more) };
 }
 
 class Salvage {
@@ -94,6 +100,8 @@ class Salvage {
   #newest = 0;
   #empty = true;
   readonly #budget: number;
+  /** Not all items of older copies were looked at. */
+  more = false;
 
   constructor(private readonly round: Round, private readonly servers: ServerTrees) {
     this.#builder = new TreeBuilder(round.t);
@@ -124,6 +132,19 @@ class Salvage {
     }
     source.release(b);
     return news;
+  }
+
+  /** Whether fs_root has something between the keys of a leaf: it is an older copy, then. */
+  isCovered(leaf: LooseLeaf): boolean {
+    const { cache, sb } = this.round;
+    if (sb.fsRoot.height === 0) return false;
+    try {
+      const found = next({ cache }, sb.fsRoot, leaf.first);
+      return found !== null && found.key.compare(leaf.last) <= 0;
+    } catch (e) {
+      if (!(e instanceof FsError)) throw e;
+      return true;
+    }
   }
 
   attach(leaves: readonly LooseLeaf[]): void {
@@ -166,6 +187,7 @@ class Salvage {
         if (source.readRaw(b, leaf.blkno)) stale.offer(b);
       }
       source.release(b);
+      this.more = stale.overflow;
       items = stale.judge(leaks);
     } catch (e) {
       // A tree that is not to be mended: what cannot be judged is not used.

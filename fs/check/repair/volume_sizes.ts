@@ -63,11 +63,43 @@ export function mendTotals(
   return best !== null && writeMetaSuper(meta, best);
 }
 
+/** What a volume that is full is given of its device at a time: blocks at least, and a share of it. */
+const GROWTH = 1024;
+const GROWTH_SHARE = 1 / 64;
+
+/**
+ * Gives a volume without free metadata blocks some of what its device has beyond it, as a resize does
+ * (01 §17.5); how many blocks, 0 if there are none. They are found free by the next check.
+ */
+export function growMeta(meta: Device): number {
+  const raw = readSuper(meta);
+  if (raw === null) return 0;
+  const sb = SuperBlock.at(raw), total = fieldU64(sb, 96);
+  const wanted = total + Math.max(GROWTH, Math.floor(total * GROWTH_SHARE));
+  const grown = Math.min(Math.floor(meta.size / LG_SIZE), LG_MAX, wanted);
+  if (grown <= total) return 0;
+  sb.totalMetaBlocks = grown;
+  sb.hdr.seq = BigInt.asUintN(64, sb.hdr.seq + 1n);
+  sealBlock(raw);
+  writeMetaSuper(meta, raw);
+  return grown - total;
+}
+
+/** What to do about a volume without a free metadata block for mending. */
+export const FULL =
+  "no metadata block is free for the rest of what is to be mended; the volume is as the last finished " +
+  "round left it. Give the metadata device more space (64 MiB are enough for most; an image file: " +
+  "truncate -s +64M) and run this again: it takes what it needs of that";
+
 const isBeyond = ({ code }: Problem): boolean =>
   code === "ref-range" || code === "extent-range" || code === "extent-outside";
 
 const isDataProblem = ({ code, values }: Problem): boolean =>
   code === "extent-outside" || code === "extent-range" && /^data_/.test(String(values["what"]));
+
+/** What shows that a device was larger: by this factor at most, by so many references to what is missing. */
+const MOST_MISSING = 16;
+const ENOUGH_MISSING = 8;
 
 /**
  * Why a device is not all of what the volume has there; null if it is, or the number that it falls short
@@ -83,10 +115,13 @@ export function cutShort(meta: Device, data: Device, report: Report): string | n
       if (blocks <= has || blocks > (data ? SM_MAX : LG_MAX)) continue;
       const agreed = other !== null && other.hdr.fsid === sb.hdr.fsid &&
         fieldU64(other, at) === blocks;
-      const used = sb === m &&
-        report.problems.some((p) =>
-          isBeyond(p) && isDataProblem(p) === data && endOf(p) > has && endOf(p) <= blocks
-        );
+      const missing = report.problems.filter((p) =>
+        isBeyond(p) && isDataProblem(p) === data && endOf(p) > has && endOf(p) <= blocks
+      );
+      // After a resize the metadata device alone knows it. A few damaged references prove nothing.
+      const used = sb === m && blocks <= MOST_MISSING * has &&
+        (missing.length >= ENOUGH_MISSING ||
+          missing.some((p) => p.code === "extent-range" && endOf(p) === blocks));
       if (!agreed && !used) continue;
       return `the ${name} device has ${has} blocks, the volume ${blocks}: this is not all of it; ` +
         `give it back its size of ${blocks * unit} bytes first (an image file: truncate -s)`;
