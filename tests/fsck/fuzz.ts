@@ -168,6 +168,8 @@ export class Target {
     try {
       const changes = this.#damage(v, random, kind);
       const verdict = this.#verdict(v, kind), hit = this.#keeper.hit(v.meta);
+      const harmed = new Set([...v.meta.changed, ...v.meta.unreadable]);
+      const nothingWhole = harmed.has(FIXED) && this.#blocks.every((blkno) => harmed.has(blkno));
       // What a check alone says; a repair begins with the same check.
       const alone = !repair || random.oneIn(4) ? this.#checked(v) : null;
       if (random.oneIn(4)) readWhatCanBe(v);
@@ -196,6 +198,7 @@ export class Target {
       const after = random.oneIn(3) ? checkVolume(v.meta, v.data) : result.after;
       if (!isSound(result.after) || !isSound(after)) {
         if (this.#undersized) return done("left: the volume is too small");
+        if (nothingWhole) return done("left: no block is whole");
         const why = result.stopped === null ? "left" : `stopped (${general(result.stopped)})`;
         return failed(`${why}: ${codes(after)}`, `${problems(after)}\nof\n${problems(first)}`);
       }
