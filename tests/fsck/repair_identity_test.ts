@@ -216,6 +216,17 @@ Deno.test("identity: sizes that are less than what the volume uses", async () =>
   }
 });
 
+Deno.test("identity: a data device whose front was overwritten is still the volume's", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  await fill(m, 1, 150);
+  await m.unmount();
+  const { meta, data } = m.cluster, end = 4 << 20;
+  for (let off = 0; off < end; off += SM_SIZE) data.write(new Uint8Array(SM_SIZE), off);
+  const result = repairVolume(meta, data, repairOptions());
+  assert.equal(result.stopped, null);
+  assert.deepEqual(problemsOf(meta, data).map((p) => p.message), []);
+});
+
 Deno.test("identity: a device that is cut short is not made the volume", async () => {
   const base = await healthyVolume(), sizes = superOf(base.meta);
   const cut = (dev: MemDevice, bytes: number): MemDevice => {

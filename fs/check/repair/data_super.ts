@@ -36,7 +36,7 @@ import { assert, DeviceError, FsError } from "../../errors.ts";
 import { ItemTrees } from "../../resolve.ts";
 import { findSignature } from "../../signatures.ts";
 import { fieldU64, isZero, rawU64, viewOf } from "../raw.ts";
-import { readSuper } from "./supers.ts";
+import { readBlock, readSuper } from "./supers.ts";
 import { isRelated } from "./volume_identity.ts";
 
 /** Allocators and roots in a super block: of no meaning on the data device. */
@@ -157,16 +157,19 @@ function sameSlots(a: SuperBlock, b: SuperBlock): boolean {
   return slots(a) === slots(b);
 }
 
-/** Whether written extents of files begin with anything but zeros on the device. */
+/**
+ * Whether written extents of files begin with anything but zeros on the device: some of all of them, as
+ * accidents happen to the front of a device.
+ */
 function sampleData(
   meta: Device,
   data: Device,
   sb: SuperBlock,
   random: Random,
 ): { sampled: number; filled: number } {
-  let sampled = 0, filled = 0;
+  const chosen: number[] = [];
+  let extents = 0;
   const cache = new BlockCache(meta, sb.hdr.fsid, { random });
-  const block = data.allocBuffer(SM_SIZE);
   try {
     const first = Key.of(ZONE_FS, 0, 0), last = Key.of(ZONE_FS + 1, 0, 0);
     for (const { key, val } of new ItemTrees(cache, sb).items(first, last)) {
@@ -174,14 +177,23 @@ function sampleData(
       const blkno = rawU64(viewOf(val), 0);
       const mapped = ((val[8] as number) & (SEF_OFFLINE | SEF_UNWRITTEN)) === 0 && blkno > 0;
       if (!mapped || (blkno + 1) * SM_SIZE > data.size) continue;
-      data.read(block, blkno * SM_SIZE);
-      sampled++;
-      if (!isZero(block, 0, SM_SIZE)) filled++;
-      if (sampled === SAMPLES) break;
+      // Each extent has the same chance to be among those that are left in the end.
+      const at = random.below(++extents);
+      if (chosen.length < SAMPLES) chosen.push(blkno);
+      else if (at < SAMPLES) chosen[at] = blkno;
     }
   } catch (e) {
     // What can be read is enough.
     if (!(e instanceof FsError) && !(e instanceof DeviceError)) throw e;
   }
-  return { sampled, filled };
+  let filled = 0;
+  for (const blkno of chosen) {
+    const block = readBlock(data, blkno * SM_SIZE);
+    if (
+      block !== null && !isZero(new Uint8Array(block.buffer, block.byteOffset, SM_SIZE), 0, SM_SIZE)
+    ) {
+      filled++;
+    }
+  }
+  return { sampled: chosen.length, filled };
 }
