@@ -11,6 +11,7 @@ import { hex16 } from "./raw.ts";
 
 export const FS_ROOT = "fs_root";
 export const DATA_ALLOC = "data_alloc";
+export const LOG_MERGE = "log_merge";
 
 /** The server's btrees, each an entry of the super block. */
 export type ServerTree = "logs_root" | "srch_root" | "log_merge" | "mounted_clients";

@@ -12,14 +12,8 @@
  * blocks; where it turns out that one did, it is done again with what the units before really left.
  */
 
-import { bytesEqual } from "../../format/bytes.ts";
 import { BloomBlock } from "../../format/bloom.ts";
-import {
-  FOREST_BLOOM_BITS,
-  LOG_MERGE_REQUEST_SUBTREE,
-  MAGIC_BLOOM,
-  ROOT_INO,
-} from "../../format/constants.ts";
+import { FOREST_BLOOM_BITS, MAGIC_BLOOM, ROOT_INO } from "../../format/constants.ts";
 import { type CheckContext, follow, toRef } from "./context.ts";
 import { Alone } from "./crew.ts";
 import type { FactBook } from "./facts.ts";
@@ -31,11 +25,12 @@ import {
   unitBounds,
   type UnitResult,
 } from "./item_job.ts";
+import { checkMergeRoots } from "./merge_check.ts";
 import { bloomOf, FS_ROOT, itemsOf } from "./names.ts";
 import { NOBODY } from "./owners.ts";
 import { ParentMap } from "./parents.ts";
 import { Overflows } from "./overflows.ts";
-import { type LogTree, type MergeState, type ServerItems, unmergedRanges } from "./pass_roots.ts";
+import { type LogTree, type ServerItems, unmergedRanges } from "./pass_roots.ts";
 import { fieldU64, rawU64, refBlkno } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
 import type { Parent } from "./tree_walk.ts";
@@ -68,7 +63,7 @@ export function checkItems(
   const job = makeJob(cx, items, collect);
   const pass = new ItemPass(cx, job, facts, space);
   pass.run();
-  checkMergeRoots(cx, items.merge, pass.lastParents);
+  checkMergeRoots(cx, items, pass.lastParents);
   pass.parents.check(
     ROOT_INO,
     (ino, parent) => cx.report.add("dir-parent-missing", { ino, parent }),
@@ -122,7 +117,7 @@ function makeJob(
       ({ start, end }) => ({ start: keyWords(start), end: keyWords(end) }),
     ),
     keptWords: cx.unitWords ?? KEPT_WORDS,
-    wantsParents: items.merge.requests.length > 0,
+    wantsParents: items.merge.requests.length + items.merge.completions.length > 0,
     collect,
     bounds: unitBounds(cx.source, trees, cx.unitLeaves).map(keyWords),
   };
@@ -234,28 +229,5 @@ class ItemPass {
     totals.directories += r.directories;
     totals.items += r.items;
     this.rootSeen ||= r.rootSeen;
-  }
-}
-
-/** Requests and completions are for a last-level parent of fs_root, or for all of it (03 §17.3). */
-function checkMergeRoots(cx: CheckContext, merge: MergeState, parents: readonly Parent[]): void {
-  const subtrees = cx.sb.fsRoot.height > 2;
-  const bad = (what: string, why: string) => cx.report.add("merge", { what, why });
-  for (const { r, what } of merge.requests) {
-    if (((r.flags & LOG_MERGE_REQUEST_SUBTREE) !== 0) !== subtrees) {
-      bad(what, `flags ${r.flags} with fs_root of height ${cx.sb.fsRoot.height}`);
-    }
-    if (!subtrees) {
-      if (!bytesEqual(r.root.bytes, cx.sb.fsRoot.bytes)) bad(what, "its root is not fs_root");
-      continue;
-    }
-    const ref = toRef(r.root.ref);
-    const parent = parents.find((p) =>
-      p.ref.blkno === ref.blkno && p.ref.seqLo === ref.seqLo && p.ref.seqHi === ref.seqHi
-    );
-    if (parent === undefined || r.root.height !== 2) bad(what, "its root is no part of fs_root");
-    else if (r.start.compare(parent.lo) < 0 || r.end.compare(parent.hi) > 0) {
-      bad(what, "its range is not within its root");
-    }
   }
 }

@@ -45,7 +45,7 @@ import {
   LogMergeStatus,
 } from "../../format/merge.ts";
 import { MountedClientBtreeVal } from "../../format/mounted_client.ts";
-import { srchBlocksKey, SrchCompact, SrchFile, srchLogKey } from "../../format/srch.ts";
+import { srchBlocksKey, SrchCompact, SrchFile, srchHeight, srchLogKey } from "../../format/srch.ts";
 import { bytesEqual, type View } from "../../format/bytes.ts";
 import type { CheckContext } from "./context.ts";
 import { compactionName, logTreeName, mergeItem, searchFile } from "./names.ts";
@@ -304,6 +304,8 @@ function checkCompactions(
     else if (sc.in(0).sfl.ref.blkno !== sc.id) bad("its id is not the root of its first input");
     if (!isZero(sc.bytes, 74, 6) || !isZero(sc.out.bytes, 81, 7)) bad("padding is not zero");
     const deleting = (sc.flags & SRCH_COMPACT_DELETE) !== 0;
+    // Unsorted files are put together in one go (03 §20.5).
+    if (phase === SRCH_COMPACT_LOG && !sc.out.isZero()) bad("it combines logs and has output");
     for (let i = 0; i < SRCH_COMPACT_NR; i++) {
       const input = sc.in(i);
       if (i >= sc.nr) {
@@ -314,6 +316,10 @@ function checkCompactions(
       if (inputs.has(root)) bad(`input ${root} is in two compactions`);
       inputs.add(root);
       if (!isZero(input.sfl.bytes, 81, 7)) bad(`padding of input ${root} is not zero`);
+      const { height, blocks } = input.sfl;
+      if (blocks === 0 ? height !== 0 : height !== srchHeight(blocks - 1)) {
+        bad(`input ${root} has height ${height} for ${blocks} blocks`);
+      }
       if (deleting) continue;
       const logs = (sc.flags & SRCH_COMPACT_LOG) !== 0;
       const item = files.find((f) => f.file.ref.blkno === root);

@@ -3,7 +3,8 @@
  *
  * Relies on: the items of pass 1.
  * Guarantees: every block of every search file is claimed once; each file's radix is complete and
- * its counts and bounds are those of its entries; all entries that count have been told to `entry`.
+ * its counts and bounds are those of its entries; all entries that count have been told to `entry`;
+ * the output of a compaction is what it says to have consumed of its inputs.
  */
 
 import {
@@ -12,6 +13,8 @@ import {
   SRCH_BLOCK_ENTRIES_BYTES,
   SRCH_BLOCK_SAFE_BYTES,
   SRCH_COMPACT_DELETE,
+  SRCH_COMPACT_NR,
+  SRCH_COMPACT_SORTED,
   SRCH_PARENT_REFS,
 } from "../../format/constants.ts";
 import {
@@ -25,9 +28,11 @@ import {
 import { FormatError } from "../../format/bytes.ts";
 import { type CheckContext, claim, follow, inRange } from "./context.ts";
 import { inputOf, outputOf, searchLogOf } from "./names.ts";
-import type { ServerItems } from "./pass_roots.ts";
+import { FACT_SRCH, FactBook } from "./facts.ts";
+import type { Compaction, ServerItems } from "./pass_roots.ts";
 import { isZero, rawU64, refBlkno, viewOf } from "./raw.ts";
 import type { RawBlock, Ref } from "./source.ts";
+import { srchFact } from "./visible_items.ts";
 
 /** A radix of 4094 references a block reaches every 48-bit number of blocks with five levels. */
 const MAX_HEIGHT = 5;
@@ -50,10 +55,64 @@ interface FileState {
   last: SrchEntry;
   /** Entry before, for the order of sorted files. */
   before: SrchEntry;
+  /** A compaction's place in the file, or of the file in the compaction. */
+  part: CompactionPart | null;
+}
+
+/** How far a compaction of sorted files has come in one of its files, as the file shows it. */
+class CompactionPart {
+  /** The place is one where an entry begins, or the end. */
+  found = false;
+  /** All of the file was read. */
+  whole = false;
+  /** The first entry at the place or behind it. */
+  next: SrchEntry | null = null;
+
+  /** Entries before block `blk`, byte `pos`, are consumed and told to `book`. */
+  constructor(
+    readonly root: number,
+    private readonly blk: number,
+    private readonly pos: number,
+    private readonly book: FactBook,
+  ) {}
+
+  /** An entry begins at byte `at` of logical block `block`. */
+  entry(e: SrchEntry, block: number, at: number): void {
+    if (block < this.blk || block === this.blk && at < this.pos) {
+      srchFact(this.book, e);
+      return;
+    }
+    this.edge(block, at);
+    if (this.next !== null) return;
+    this.next = SrchEntry.alloc();
+    this.next.copyFrom(e);
+  }
+
+  edge(block: number, at: number): void {
+    if (block === this.blk && at === this.pos) this.found = true;
+  }
+}
+
+/** A compaction that merges sorted files: what it has consumed must be what its output has. */
+interface Merging {
+  readonly what: string;
+  readonly inputs: readonly CompactionPart[];
+  readonly output: CompactionPart;
+  readonly outputLast: SrchEntry;
+  /** Told each entry that was consumed and each that was put out: the two cancel. */
+  readonly book: FactBook;
 }
 
 export function checkSearch(cx: CheckContext, items: ServerItems, sink: EntrySink): void {
-  const check = (file: SrchFile, sorted: boolean, what: string, counts: boolean) => {
+  const merging = items.compactions.flatMap(mergingOf);
+  const parts = new Map(merging.flatMap((m) => m.inputs).map((part) => [part.root, part]));
+  const check = (
+    file: SrchFile,
+    sorted: boolean,
+    what: string,
+    counts: boolean,
+    part: CompactionPart | null = null,
+  ) => {
     new FileCheck(cx, {
       what,
       owner: cx.owners.define(what, false),
@@ -66,15 +125,19 @@ export function checkSearch(cx: CheckContext, items: ServerItems, sink: EntrySin
       first: SrchEntry.alloc(),
       last: SrchEntry.alloc(),
       before: SrchEntry.alloc(),
+      part,
     }).run();
   };
-  for (const { file, sorted, what } of items.srchFiles) check(file, sorted, what, true);
+  for (const { file, sorted, what } of items.srchFiles) {
+    check(file, sorted, what, true, parts.get(refBlkno(file.ref)) ?? null);
+  }
   for (const { lt, what } of items.logTrees) {
     check(lt.srchFile, false, searchLogOf(what), true);
   }
   for (const { sc, what } of items.compactions) {
     if ((sc.flags & SRCH_COMPACT_DELETE) === 0) {
-      check(sc.out, true, outputOf(what), false);
+      const { output = null } = merging.find((m) => m.what === what) ?? {};
+      check(sc.out, true, outputOf(what), false, output);
       continue;
     }
     for (let i = 0; i < Math.min(sc.nr, 4); i++) {
@@ -82,6 +145,34 @@ export function checkSearch(cx: CheckContext, items: ServerItems, sink: EntrySin
       claimUnfreed(cx, sfl, Math.max(pos, 1), blk, inputOf(what, i));
     }
   }
+  for (const m of merging) checkProgress(cx, m);
+}
+
+function mergingOf({ sc, what }: Compaction): Merging[] {
+  if ((sc.flags & SRCH_COMPACT_SORTED) === 0 || sc.nr > SRCH_COMPACT_NR) return [];
+  const book = new FactBook();
+  const inputs = Array.from({ length: sc.nr }, (_, i) => {
+    const { sfl, blk, pos } = sc.in(i);
+    return new CompactionPart(refBlkno(sfl.ref), blk, pos, book);
+  });
+  const output = new CompactionPart(refBlkno(sc.out.ref), Infinity, 0, book);
+  return [{ what, inputs, output, outputLast: sc.out.last, book }];
+}
+
+/** The output has each entry that was consumed, but those that cancelled, and ends before the rest. */
+function checkProgress(
+  cx: CheckContext,
+  { what, inputs, output, outputLast, book }: Merging,
+): void {
+  const bad = (why: string) => cx.report.add("srch-compaction", { what, why });
+  const parts = [...inputs, output];
+  if (!parts.every((part) => part.whole)) return; // Reported with the file.
+  for (const { root, found } of inputs) {
+    if (!found) bad(`progress of input ${root} is not at an entry`);
+  }
+  if (!book.agrees(FACT_SRCH)) bad("its output is not what it has consumed");
+  const behind = inputs.some(({ next }) => next !== null && next.compare(outputLast) < 0);
+  if (behind) bad("its output goes beyond what it has consumed");
 }
 
 class FileCheck {
@@ -92,6 +183,7 @@ class FileCheck {
     if (!isZero(f.bytes, 81, 7)) this.bad("padding is not zero");
     if (f.height === 0) {
       if (!f.isZero()) this.bad("empty, but with contents");
+      else if (s.part !== null) s.part.whole = true;
       return;
     }
     if (f.height > MAX_HEIGHT || f.blocks === 0 || f.height !== srchHeight(f.blocks - 1)) {
@@ -105,6 +197,8 @@ class FileCheck {
     const ref = { blkno: refBlkno(f.ref), seqLo: f.ref.seqLo, seqHi: f.ref.seqHi };
     this.walk(ref, f.height - 1, 0);
     if (!s.complete) return;
+    s.part?.edge(f.blocks, 0);
+    if (s.part !== null) s.part.whole = true;
     if (s.blocks !== f.blocks) this.bad(`${s.blocks} of ${f.blocks} blocks are there`);
     if (s.entries !== f.entries) this.bad(`entries is ${f.entries}, there are ${s.entries}`);
     if (s.entries > 0) this.bounds();
@@ -177,6 +271,7 @@ class FileCheck {
     let at = 0, order = true, count = 0;
     while (count < nr) {
       if (at > SRCH_BLOCK_SAFE_BYTES || at >= bytes) break;
+      const from = at;
       try {
         at += decodeSrchEntry(b.v, SrchBlock.SIZE + at, SrchBlock.SIZE + bytes, entry, entry);
       } catch (e) {
@@ -193,7 +288,9 @@ class FileCheck {
       s.entries++;
       count++;
       s.sink?.entry(entry);
+      s.part?.entry(entry, index, from);
     }
+    s.part?.edge(index, at);
     if (count !== nr || at !== bytes) {
       bad(`${count} of ${nr} entries decode, in ${at} of ${bytes} bytes`);
       s.complete = false;

@@ -214,12 +214,6 @@ export const PROBLEMS = {
     "lossy",
     DROP_BLOCK,
   ),
-  "btree-shape": kind(
-    "error",
-    "{what}: block {blkno} of level {level}: {why}",
-    "lossy",
-    REWRITE_BLOCK,
-  ),
   "btree-header": kind(
     "error",
     "{what}: header of block {blkno} of level {level}: {why}",

@@ -30,6 +30,8 @@ export interface ItemSink {
   totl(b: RawBlock, item: number, total: bigint, count: bigint): void;
   /** A merge has gone past a key of one of its inputs without bringing it into fs_root. */
   unmerged?(b: RawBlock, item: number): void;
+  /** A merge would add a total to fs_root that is part of it already. */
+  remerged?(b: RawBlock, item: number): void;
   /** The newest logged version of a key is older than the one in fs_root. */
   stale(b: RawBlock, item: number): void;
 }
@@ -110,7 +112,7 @@ export function streamItems(
     for (let i = 1; i < live.length && isSameKey(least, live[i] as Cursor); i++) {
       same.push(live[i] as Cursor);
     }
-    if (merged !== null) checkMerged(same, sink, merged);
+    checkMerged(same, sink, merged);
     resolve(same, sink);
     const rest = live.length - same.length;
     for (let i = 0; i < rest; i++) live[i] = live[i + same.length] as Cursor;
@@ -152,17 +154,25 @@ function comesBefore(a: Cursor, b: Cursor): boolean {
   return order < 0 || order === 0 && a.index < b.index;
 }
 
+/** What a merge has brought into fs_root must be there, what one has yet to add must not. */
 function checkMerged(
   same: readonly Cursor[],
   sink: ItemSink,
-  merged: (v: DataView, key: number) => boolean,
+  merged: ((v: DataView, key: number) => boolean) | null,
 ): void {
   let input: Cursor | null = null, fs: Cursor | null = null;
   for (const c of same) {
     if (c.tree.cls === "fs") fs = c;
     else if (c.tree.cls === "input" && (input === null || isNewer(c, input))) input = c;
   }
-  if (input === null || fs !== null && !isNewer(input, fs)) return;
+  if (input === null) return;
+  if (fs !== null && !isNewer(input, fs)) {
+    const isTotal = input.v.getUint8(input.item + KEY + 25) === ZONE_XATTR_TOTL;
+    const done = merged !== null && merged(input.v, input.item + KEY);
+    if (isTotal && !done) sink.remerged?.(input.block, input.item);
+    return;
+  }
+  if (merged === null) return;
   // Nothing of a deletion is left, and a total that became nothing is gone.
   const leavesNothing = input.v.getUint8(input.item + FLAGS) === ITEM_FLAG_DELETION ||
     input.v.getUint8(input.item + KEY + 25) === ZONE_XATTR_TOTL;

@@ -32,6 +32,7 @@ import {
   SIDE_ITEM,
 } from "./facts.ts";
 import { type InodeCheck, keyText } from "./inode_check.ts";
+import { LOG_MERGE } from "./names.ts";
 import { isZero, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { ItemSink } from "./stream.ts";
@@ -126,6 +127,13 @@ export class VisibleItems implements ItemSink {
 
   unmerged(b: RawBlock, item: number): void {
     this.cx.report.add("item-unmerged", { key: keyText(b.v, item) });
+  }
+
+  remerged(b: RawBlock, item: number): void {
+    this.cx.report.add("merge", {
+      what: LOG_MERGE,
+      why: `total ${keyText(b.v, item)} is part of fs_root already and would be added once more`,
+    });
   }
 
   stale(b: RawBlock, item: number): void {

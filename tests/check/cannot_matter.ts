@@ -32,6 +32,7 @@ export const CANNOT_MATTER: readonly (readonly [pattern: RegExp, reason: string]
     /btree_item\.seq (?!top bit|ones)/,
     "in fs_root and log trees a version: only its bound is known; no meaning in other trees (01 §12.1)",
   ],
+  [/ parent btree_item\.seq/, "means nothing in a parent (01 §10.5), and nobody reads it"],
   [
     /btree_block\.mid_free_len/,
     "may be smaller than the room that is there: freed values leave holes (01 §10.2)",
@@ -80,10 +81,6 @@ export const CANNOT_MATTER: readonly (readonly [pattern: RegExp, reason: string]
   [
     /^log_merge 56\.0 log_merge_complete\.(root|start|rid)/,
     "history once the completion is spliced into fs_root; its mount may be gone (03 §26.2)",
-  ],
-  [
-    /^log_merge 52\.0 log_merge_request\.(start|end)\./,
-    "no item of an input lies between the two keys",
   ],
   [/^log_merge 60\.0 log_merge_freeing\.key\./, "any key of the same leaf says the same"],
 ];

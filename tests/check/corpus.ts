@@ -14,11 +14,21 @@ import {
   itemValOff,
   nextItem,
 } from "../../format/btree_block.ts";
-import { LG_SIZE, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
+import { AllocListHead } from "../../format/alloc.ts";
+import {
+  LG_SIZE,
+  SM_SIZE,
+  SRCH_COMPACT_DELETE,
+  SUPER_BLKNO,
+  TYPE_SRCH_BLOCKS,
+  TYPE_SRCH_LOG,
+  ZONE_LOG_MERGE_COMPLETE,
+  ZONE_LOG_MERGE_REQUEST,
+} from "../../format/constants.ts";
 import { sealBlock } from "../../format/crc32c.ts";
 import type { Key } from "../../format/key.ts";
 import { LogTrees } from "../../format/log_trees.ts";
-import { SrchFile } from "../../format/srch.ts";
+import { SrchCompact, SrchFile } from "../../format/srch.ts";
 import { SuperBlock } from "../../format/super.ts";
 import type { Device } from "../../fs/device.ts";
 import { quorumBlkno } from "../../format/quorum.ts";
@@ -251,6 +261,8 @@ export const VALUES: Readonly<Record<string, string>> = {
   "32.12": "srch_compact",
   "32.16": "srch_compact",
   "44.0": "log_merge_status",
+  // Under the type of the range's start.
+  ...Object.fromEntries([0, 4, 8, 12, 16, 20, 24, 28].map((t) => [`48.${t}`, "log_merge_range"])),
   "52.0": "log_merge_request",
   "56.0": "log_merge_complete",
   "60.0": "log_merge_freeing",
@@ -284,9 +296,25 @@ export function placesOf(meta: Device): Place[] {
   finder.tree(sb.dataAlloc.root, "data_alloc");
   finder.tree(sb.fsRoot, "fs_root");
   finder.tree(sb.mountedClients, "mounted_clients");
-  finder.tree(sb.logMerge, "log_merge");
+  finder.tree(sb.logMerge, "log_merge", (val, key) => {
+    if (key.zone === ZONE_LOG_MERGE_REQUEST || key.zone === ZONE_LOG_MERGE_COMPLETE) {
+      // Both have their lists first.
+      finder.list(AllocListHead.at(val).ref.blkno, `merge ${key.zone} meta_avail`);
+      finder.list(
+        AllocListHead.at(val, AllocListHead.SIZE).ref.blkno,
+        `merge ${key.zone} meta_freed`,
+      );
+    }
+  });
   finder.tree(sb.srchRoot, "srch_root", (val, key) => {
-    if (key.type === 4 || key.type === 8) finder.srch(SrchFile.at(val), `file ${key}`);
+    if (key.type === TYPE_SRCH_LOG || key.type === TYPE_SRCH_BLOCKS) {
+      finder.srch(SrchFile.at(val), `file ${key}`);
+      return;
+    }
+    const c = SrchCompact.at(val), deleting = (c.flags & SRCH_COMPACT_DELETE) !== 0;
+    finder.list(c.metaAvail.ref.blkno, "compaction meta_avail");
+    finder.list(c.metaFreed.ref.blkno, "compaction meta_freed");
+    if (!deleting) finder.srch(c.out, "compaction output");
   });
   finder.tree(sb.logsRoot, "logs_root", (val) => {
     const lt = LogTrees.at(val);

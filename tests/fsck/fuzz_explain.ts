@@ -40,12 +40,12 @@ import { fieldAt, VALUES } from "../check/corpus.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
 import { treeBlocks } from "./damage.ts";
 import type { Image } from "./fuzz_device.ts";
-import { SILENT, UNSEEN } from "./silent.ts";
+import { SILENT } from "./silent.ts";
 
 type Reasons = readonly (readonly [pattern: RegExp, reason: string])[];
 
 /** Of SILENT, what is about which version of an item a reader sees: here that is looked up. */
-const ALL: Reasons = [...CANNOT_MATTER, ...SILENT, ...UNSEEN]
+const ALL: Reasons = [...CANNOT_MATTER, ...SILENT]
   .filter(([pattern]) => !/hides|fs_root 16\\\.4/.test(pattern.source));
 
 /** What a change of several bytes of one field may be like. */

@@ -35,11 +35,15 @@ import {
 } from "../../format/merge.ts";
 import { MountedClientBtreeVal, mountedClientKey } from "../../format/mounted_client.ts";
 import {
+  decodeSrchEntry,
+  SrchBlock,
   srchBlocksKey,
   srchBusyKey,
   SrchCompact,
+  SrchEntry,
   SrchFile,
   srchLogKey,
+  SrchParent,
   srchPendingKey,
 } from "../../format/srch.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
@@ -220,8 +224,8 @@ class SampleWriter {
     sb.nextIno = 40960;
     sb.inodeCount = stages[0].nodes.size;
     sb.fsRoot.copyFrom(this.fsRoot);
-    sb.logMerge.copyFrom(b.tree(this.#merge()));
     sb.logsRoot.copyFrom(b.tree(this.#logTrees()));
+    sb.logMerge.copyFrom(b.tree(this.#merge()));
     sb.srchRoot.copyFrom(b.tree(sortItems(this.srchItems)));
     sb.mountedClients.copyFrom(b.tree([this.#client()]));
     sb.serverMetaAvail(0).copyFrom(b.list(b.take(11), 4));
@@ -309,20 +313,19 @@ class SampleWriter {
       log(gone.slice(8, 10)),
     ];
     log(gone.slice(8, 10));
-    const files = [
-      sorted(real.slice(4, 11)),
-      sorted(gone.slice(10, 27)),
-      sorted(gone.slice(10, 27)),
-      sorted(gone.slice(27, 30)),
+    const contents = [
+      real.slice(4, 11),
+      gone.slice(10, 27),
+      gone.slice(10, 27),
+      gone.slice(27, 30),
     ];
+    const files = contents.map(sorted);
     const out = sorted(gone.slice(27, 30));
 
     const busy = this.#compact(SRCH_COMPACT_LOG, logs);
     this.srchItems.push({ key: srchBusyKey(RID, busy.id), val: busy.bytes, seq: 0 });
     const half = this.#compact(SRCH_COMPACT_SORTED, files);
-    half.out.copyFrom(b.srch(gone.slice(30, 38).sort(compareEntries)));
-    half.in(0).blk = 1;
-    half.in(0).pos = 0;
+    this.#consume(half, contents);
     this.srchItems.push({ key: srchPendingKey(half.id), val: half.bytes, seq: 0 });
     const inputs = [14, 3, 2, 5].map((nr) => b.srch(gone.slice(0, nr)));
     // Of the first the first block is freed, the third is freed wholly.
@@ -334,6 +337,42 @@ class SampleWriter {
     done.in(2).pos = 2;
     this.srchItems.push({ key: srchPendingKey(done.id), val: done.bytes, seq: 0 });
     return real.slice(11);
+  }
+
+  /** What a compaction of sorted files has done when it has come halfway. */
+  #consume(half: SrchCompact, contents: readonly (readonly Entry[])[]): void {
+    const all = contents.flat().sort(compareEntries);
+    const limit = all[Math.floor(all.length / 2)] as Entry;
+    const output = new Map<string, Entry>();
+    contents.forEach((entries, i) => {
+      const consumed = entries.filter((e) => compareEntries(e, limit) < 0);
+      for (const e of consumed) {
+        const name = `${e.hash}.${e.ino}.${e.id}`;
+        if (!output.delete(name)) output.set(name, e);
+      }
+      [half.in(i).blk, half.in(i).pos] = this.#placeOf(half.in(i).sfl, consumed.length);
+    });
+    if (output.size === 0) throw new Error("the compaction has put out nothing");
+    half.out.copyFrom(this.b.srch([...output.values()].sort(compareEntries)));
+  }
+
+  /** Logical block and byte of the entry with this number in a search file. */
+  #placeOf(file: SrchFile, number: number): [block: number, byte: number] {
+    const root = this.#read(file.ref.blkno).v, entry = SrchEntry.alloc();
+    for (let block = 0, left = number; block < file.blocks; block++) {
+      const blkno = file.height === 1
+        ? file.ref.blkno
+        : Number(root.getBigUint64(SrchParent.SIZE + 16 * block, true));
+      const { v } = this.#read(blkno), { entryNr, entryBytes } = new SrchBlock(v);
+      entry.zero();
+      let at = 0;
+      for (let nr = 0; nr < entryNr; nr++, left--) {
+        if (left === 0) return [block, at];
+        const from = SrchBlock.SIZE + at;
+        at += decodeSrchEntry(v, from, SrchBlock.SIZE + entryBytes, entry, entry);
+      }
+    }
+    return [file.blocks, 0];
   }
 
   /** The block of a search file's first entries. */
@@ -374,18 +413,27 @@ class SampleWriter {
     const { b } = this;
     if (this.fsRoot.height !== 3) throw new Error(`fs_root has height ${this.fsRoot.height}`);
     const parents = this.#children(this.fsRoot.ref.blkno);
+    const inputs = changes(this.stages[0].items(), this.stages[1].items(), 140);
     const bounds = (i: number): [Key, Key] => [
       i === 0 ? Key.ZEROS : parents[i - 1]!.key.inc(),
       parents[i]!.key,
     ];
+    // A request begins at the first item that there is to merge (03 §17.3).
+    const requested = (i: number): [Key, Key] => {
+      const [lo, hi] = bounds(i);
+      const first = inputs.find(({ key }) => key.compare(lo) >= 0 && key.compare(hi) <= 0);
+      if (first === undefined) throw new Error(`no input has an item for part ${i} of fs_root`);
+      return [first.key, hi];
+    };
     const items: BuildItem[] = [];
 
     const request = LogMergeRequest.alloc();
     request.metaAvail.copyFrom(b.list(b.take(4)));
     request.metaFreed.copyFrom(b.list(b.take(1)));
+    request.logsRoot.copyFrom(b.super.logsRoot);
     request.root.ref.bytes.set(parents[0]!.ref);
     request.root.height = 2;
-    [request.start, request.end] = bounds(0);
+    [request.start, request.end] = requested(0);
     request.inputSeq = MERGE_SEQ;
     request.rid = RID;
     request.seq = 171;
@@ -404,7 +452,7 @@ class SampleWriter {
     complete.metaFreed.copyFrom(b.list([parent.blkno, leaf.blkno, ...b.take(1)]));
     complete.root.ref.copyFrom(newParent);
     complete.root.height = 2;
-    [complete.start, complete.end] = bounds(1);
+    [complete.start, complete.end] = requested(1);
     complete.remain = complete.end;
     complete.rid = RID;
     complete.seq = 172;

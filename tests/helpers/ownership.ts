@@ -387,7 +387,8 @@ class Checker {
       if (at < level && block < firstBlock && at < file.height - 1) return;
       this.claim(ref.blkno, what);
       if (at === 0) {
-        this.read(ref, MAGIC_SRCH_BLOCK, what);
+        // Blocks of entries are freed unread.
+        if (level === 0) this.read(ref, MAGIC_SRCH_BLOCK, what);
         return;
       }
       const b = this.read(ref, MAGIC_SRCH_PARENT, what);

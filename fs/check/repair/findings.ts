@@ -40,7 +40,6 @@ const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "item-length",
   "item-number",
   "item-zone",
-  "btree-shape",
   "btree-header",
   "btree-items",
   "btree-value",

@@ -30,6 +30,7 @@ import {
   isDataAllocator,
   isItemTree,
   isMergeItemOf,
+  isServerTree,
   logTreeOf,
 } from "../names.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
@@ -279,6 +280,11 @@ class Repair {
     const { cx, items, report } = result;
     assert(cx !== null && items !== null, "a round needs a checked volume");
     if (cx.undersized) return false;
+    // Their trees are written anew from the items that can be read: the others would be gone.
+    const losing = ({ code, values }: Problem) =>
+      PROBLEMS[code].mending === "lossy" && isServerTree(String(values["what"])) &&
+      !this.#may(code, report.counts.get(code) ?? 1);
+    if (findings.problems.some(losing)) return false;
     // Nothing can be mended before what crashed mounts left has been taken back.
     if (needsRecovery(result) && !this.#mayRecover()) return false;
     const allowed = findings.problems.filter((p) =>
@@ -286,6 +292,10 @@ class Repair {
     );
     const itemTreesBad = cx.badBlocks.some((b) => isItemTree(b.tree));
     const lostParent = cx.badBlocks.some((b) => b.lost && b.level > 0 && !isAllocator(b.tree));
+    // What is not to be mended now may be mended later, so nobody else gets its block.
+    const lostLeaf = cx.badBlocks.some((b) =>
+      b.lost && isItemTree(b.tree) && !this.#mayMend(b, findings)
+    );
     const rootLost = findings.problems.some((p) =>
       p.code === "root-height" && isItemTree(String(p.values["what"]))
     );
@@ -302,7 +312,7 @@ class Repair {
       this.#fsRootLost;
     const round = new Round(cx, items, {
       random: this.options.random,
-      complete: !findings.incomplete && !lostParent && !rootLost && !live,
+      complete: !findings.incomplete && !lostParent && !lostLeaf && !rootLost && !live,
       conflicts: findings.conflicts,
       spared: loose.leaves.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
         .map(({ blkno }) => blkno),
