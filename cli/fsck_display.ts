@@ -240,7 +240,7 @@ export class Display {
           'the lines above that begin with "done" say what was lost, all of them with -v',
       );
     }
-    if (!isSound(report)) {
+    if (!isSound(report) && stopped === null) {
       const first = mounted === true ? "unmount it everywhere first; " : "";
       this.#say(`${name}: ${first}${advice(codes, this.o.mode)}`);
     }
