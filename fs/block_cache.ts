@@ -384,7 +384,8 @@ export class BlockWriter {
     const old = blknoOf(ref);
     if (old === 0) return this.place(ref, magic, blkno, null);
     const b = this.cache.readOwned(ref, magic);
-    assert(b.writer === null, `block ${old} is already dirty`);
+    // Its owner has it for itself, unless something else that is stored refers to it too.
+    if (b.writer !== null) throw new CorruptError(`metadata block ${old} is in use twice`);
     this.checkIdle();
     return this.add(ref, this.cache.move(this, blkno, magic, b));
   }
