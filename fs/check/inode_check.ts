@@ -4,6 +4,11 @@
  * numbers of state. What it must agree on with other places goes to the fact book.
  *
  * Lifecycle per inode: `begin`, `item` for each of its items in key order, `end`.
+ *
+ * Relies on: items with keys and lengths that their types allow (item_versions.ts), each key once,
+ * ascending, their bytes within the block.
+ * Guarantees: what an inode's items contradict about it is reported; entries, index items and orphans
+ * are told to the fact book once, extents to the space sorter, parents of directories to their list.
  */
 
 import { KEY } from "../../format/btree_block.ts";

@@ -2,6 +2,10 @@
  * Every version of an item in one tree, visible to readers or not: a key and a length that a
  * filesystem item can have, a sequence number that was given out, and bloom bits that let readers
  * find it (01 §12, §15).
+ *
+ * Relies on: a leaf whose items lie within the block and are in key order.
+ * Guarantees: items that no reader could use are reported and taken out of the leaf's order; the rest
+ * can be read by all that follows without looking at keys and lengths again.
  */
 
 import { BloomBlock } from "../../format/bloom.ts";

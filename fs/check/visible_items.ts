@@ -1,6 +1,9 @@
 /**
  * The items that a reader sees, in key order, sent to where each kind is checked: the items of inodes
  * to `InodeCheck`, index items as facts to compare with the inodes, quota rules here.
+ *
+ * Relies on: the stream of resolved items (stream.ts), each key once, ascending.
+ * Guarantees: every visible item has been checked or told to the fact book.
  */
 
 import { bytesEqual } from "../../format/bytes.ts";

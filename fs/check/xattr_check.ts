@@ -1,6 +1,9 @@
 /**
  * The extended attributes of one inode (01 §15.4): parts complete and of the right lengths, hashes
  * of names, ids, names unique; what their tags stand for goes to the fact book.
+ *
+ * Relies on: the parts of one inode in key order, so that those of an attribute are neighbours.
+ * Guarantees: each attribute whose first part can be read has told what it stands for, once.
  */
 
 import { type BlockBytes, KEY } from "../../format/btree_block.ts";
