@@ -6,7 +6,13 @@
  * is left to the next round, whose check reports them again.
  */
 
-import { isSearch, isServerTree, listsFreeMetadata, type ServerTree } from "../names.ts";
+import {
+  isMergeItem,
+  isSearch,
+  isServerTree,
+  listsFreeMetadata,
+  type ServerTree,
+} from "../names.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
@@ -155,7 +161,9 @@ export class Findings {
         if (what === "logs_root") this.logTreesLost = true;
       }
     }
-    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && listsFreeMetadata(what)) {
+    // The leaves of a merge's own trees hold items and lead to nothing.
+    const leads = !(isMergeItem(what) && code.startsWith("btree-") && values["level"] === 0);
+    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && listsFreeMetadata(what) && leads) {
       this.freeKnown = false;
     }
     if (code === "data-leak" && this.dataLeaks.length < this.memory / 16 / LEAK_BYTES) {

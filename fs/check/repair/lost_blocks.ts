@@ -153,13 +153,13 @@ export function expectedHole(cx: CheckContext, bad: BadBlock): Hole | null {
  * Leaves that can fill `holes`. `freeKnown`: every free block is in a list or extent that could be
  * read, so that blocks in none of them are in use. `merging`: a merge has results that are not part
  * of fs_root yet; their leaves stand for those that they replace, as the merge will be given up.
- * `onRead` is told of blocks read, of how many.
+ * `logTrees`: how many the volume has. `onRead` is told of blocks read, of how many.
  */
 export function findLooseLeaves(
   cx: CheckContext,
   holes: readonly Hole[],
   freeKnown: boolean,
-  merging: boolean,
+  { merging, logTrees }: { readonly merging: boolean; readonly logTrees: number },
   onRead: (blocks: number, total: number) => void,
 ): Loose {
   const live: LooseLeaf[] = [], stale: LooseLeaf[] = [];
@@ -201,7 +201,7 @@ export function findLooseLeaves(
   cx.source.release(b);
   keepNewest(stale, most);
   const more = found > stale.length;
-  if (overlapTooMuch(live, holes)) {
+  if (overlapTooMuch(live, holes, logTrees)) {
     const leaves = [...live.map((l) => ({ ...l, live: false })), ...stale];
     return { leaves, alone: [], more, complete: false };
   }
@@ -238,14 +238,20 @@ const isWhole = (cx: CheckContext, b: RawBlock, blkno: number): boolean =>
  * Leaves of one tree never overlap: if more overlap than trees have holes, some are older copies, and
  * the free lists have forgotten them.
  */
-function overlapTooMuch(live: readonly LooseLeaf[], holes: readonly Hole[]): boolean {
+function overlapTooMuch(
+  live: readonly LooseLeaf[],
+  holes: readonly Hole[],
+  logTrees: number,
+): boolean {
   const trees = new Set(holes.map((h) => h.tree));
   if (trees.has(LOG_TREES)) return false;
+  // What leaked may be of any tree.
+  const most = trees.size + (trees.has(LEAKED) ? logTrees : 0);
   let open: LooseLeaf[] = [];
   for (const leaf of [...live].sort((a, b) => a.first.compare(b.first))) {
     open = open.filter((o) => o.last.compare(leaf.first) >= 0);
     open.push(leaf);
-    if (open.length > trees.size) return true;
+    if (open.length > most) return true;
   }
   return false;
 }

@@ -33,6 +33,7 @@ import {
   isServerTree,
   logTreeOf,
 } from "../names.ts";
+import type { ServerItems } from "../pass_roots.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import { refBlkno } from "../raw.ts";
 import type { Problem } from "../report.ts";
@@ -299,14 +300,13 @@ class Repair {
     const rootLost = findings.problems.some((p) =>
       p.code === "root-height" && isItemTree(String(p.values["what"]))
     );
-    const merging = items.merge.completions.length > 0;
     // A repair that was cut short had begun with a tree to the right of which there must be more.
     this.#fsRootLost ||= !this.#freeIsKnown(cx, findings) &&
       allowed.some((p) =>
         p.code === "btree-parent" && p.values["what"] === FS_ROOT &&
         p.values["blkno"] === refBlkno(cx.sb.fsRoot.ref)
       );
-    const loose = this.#searchLost(cx, findings, allowed, merging);
+    const loose = this.#searchLost(cx, items, findings, allowed);
     // What may be all that is left of something is not written before it has been brought back.
     const live = loose.leaves.some((leaf) => leaf.live) || loose.alone.length > 0 ||
       this.#fsRootLost;
@@ -386,9 +386,9 @@ class Repair {
   /** Looks for what lost blocks of item trees held, if any are to be mended. */
   #searchLost(
     cx: CheckContext,
+    items: ServerItems,
     findings: Findings,
     allowed: readonly Problem[],
-    merging: boolean,
   ): Loose {
     const holes = this.#wholeHoles(cx, findings, allowed);
     for (const bad of cx.badBlocks) {
@@ -399,7 +399,8 @@ class Repair {
     if (holes.length === 0) return NOTHING_LOOSE;
     const { onProgress } = this.options;
     const freeKnown = this.#freeIsKnown(cx, findings);
-    return findLooseLeaves(cx, holes, freeKnown, merging, (blocks, total) => {
+    const merging = items.merge.completions.length > 0, logTrees = items.logTrees.length;
+    return findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, (blocks, total) => {
       const share = blocks / total, bytesRead = cx.source.bytesRead;
       if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
     });
