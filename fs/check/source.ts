@@ -4,7 +4,7 @@
  * the rules it breaks: what can still be believed of it is the reader's business.
  */
 
-import { LG_SIZE } from "../../format/constants.ts";
+import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
 import { blockCrcOk } from "../../format/crc32c.ts";
 import type { Device, ReadAhead } from "../device.ts";
 import { DeviceError } from "../errors.ts";
@@ -92,6 +92,22 @@ export class MetaSource {
   /** Reads a block without judging it; false when it cannot be read. */
   readRaw(into: RawBlock, blkno: number): boolean {
     return this.#readRun(into.buf, blkno) === 0;
+  }
+
+  /** Reads what can be read of a block, the rest as zeros; false when that is nothing. */
+  readPages(into: RawBlock, blkno: number): boolean {
+    let any = false;
+    for (let at = 0; at < LG_SIZE; at += SM_SIZE) {
+      const page = into.buf.subarray(at, at + SM_SIZE);
+      try {
+        this.dev.read(page, blkno * LG_SIZE + at);
+        any = true;
+      } catch (e) {
+        if (!(e instanceof DeviceError)) throw e;
+        page.fill(0);
+      }
+    }
+    return any;
   }
 
   #readRun(buf: Uint8Array, blkno: number): number {

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { LG_SIZE, MAGIC_SUPER } from "../../format/constants.ts";
+import { LG_SIZE, MAGIC_SUPER, SM_SIZE } from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { isSound } from "../../fs/check/check.ts";
 import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
@@ -125,6 +125,20 @@ Deno.test("salvage: a block whose header alone is damaged costs nothing", async 
     const broken = copyOf(v);
     lose(broken.meta, blkno, (buf) => void (buf[10]! ^= 0x40, buf[17]! ^= 1, buf[25]! ^= 1));
     assert.deepEqual(mend(broken, healthy, `header of block ${blkno}`).lost, []);
+  }
+});
+
+Deno.test("salvage: a page of a leaf that cannot be read costs no more than one of zeros", async () => {
+  const v = await healthyVolume();
+  const healthy = manifest(v.meta, v.data);
+  const leaf = itemBlocks(v.meta, (level) => level === 0).at(-1) as number;
+  for (const page of [1, 12]) {
+    const from = leaf * LG_SIZE + page * SM_SIZE, to = from + SM_SIZE;
+    const broken = copyOf(v), zeroed = copyOf(v);
+    broken.meta.inject({ op: "read", kind: "fail", nth: 0, sticky: true, from, to });
+    zeroed.meta.write(zeroed.meta.allocBuffer(SM_SIZE), from);
+    const { lost } = mend(broken, healthy, `page ${page} of block ${leaf}`);
+    assert.deepEqual(lost, mend(zeroed, healthy, `zeros in page ${page} of block ${leaf}`).lost);
   }
 });
 

@@ -169,8 +169,12 @@ class Rewriter {
   #readable(b: RawBlock, ref: Ref, level: number, own: BadBlock | undefined): boolean {
     const { cx } = this.round;
     if (ref.blkno < 2 || ref.blkno >= cx.metaBlocks) return false;
-    const rules = cx.source.read(b, ref, MAGIC_BTREE);
-    if ((rules & BAD_READ) !== 0) return false;
+    let rules = cx.source.read(b, ref, MAGIC_BTREE);
+    if ((rules & BAD_READ) !== 0) {
+      // A leaf of which some pages cannot be read is one that is torn.
+      if (level > 0 || !cx.source.readPages(b, ref.blkno)) return false;
+      rules = cx.source.judge(b, ref, MAGIC_BTREE);
+    }
     if (isForeign(rules)) {
       // Whatever else the block is, it must be nobody's.
       if (cx.owners.of(ref.blkno) !== NOBODY || !isBehindHeader(b, ref, rules, cx.source)) {
