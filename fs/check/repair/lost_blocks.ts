@@ -92,6 +92,8 @@ const TRACES: readonly ProblemCode[] = [
   "totl",
   "data-leak",
   "quota-rule",
+  // Inputs of a merge are missing.
+  "merge",
 ];
 
 /** Whether blocks that are neither used nor free may be leaves of which items are missed. */
