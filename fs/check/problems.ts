@@ -30,7 +30,6 @@ const kind = (
   how: string,
 ): ProblemKind => ({ severity, text, mending, how });
 
-const NOTHING = "Reported only.";
 const REBUILD_FREE = "Free space of both devices is made anew: everything that nothing references.";
 const REWRITE_BLOCK =
   "The block is written anew, elsewhere, with the items in it that can be believed; others are " +
@@ -153,7 +152,13 @@ export const PROBLEMS = {
     "lossy",
     SUPER_ANEW,
   ),
-  "quorum-read": kind("error", "the quorum block of slot {slot} cannot be read", "none", NOTHING),
+  "quorum-read": kind(
+    "error",
+    "the quorum block of slot {slot} cannot be read",
+    "lossy",
+    "An empty block is written, which a device may take where it cannot read; what the old one said of " +
+      "its slot's last mount is lost.",
+  ),
   "quorum-block": kind(
     "error",
     "the quorum block of slot {slot} is bad: {why}",

@@ -1,7 +1,7 @@
 /**
  * Quorum blocks (01 §9) of a volume that nobody uses: the marks of mounts that ended in a crash are
- * closed once everything they left has been taken back, and blocks that mean nothing are replaced by
- * empty ones. They lie at fixed places and belong to no commit; each is one atomic write.
+ * closed once everything they left has been taken back, and blocks that mean nothing, or cannot be read,
+ * are replaced by empty ones. They lie at fixed places and belong to no commit; each is one atomic write.
  */
 
 import {
@@ -56,8 +56,8 @@ function record(q: QuorumBlock, event: number, like: number): void {
   to.writeNr = q.writeNr;
 }
 
-/** An empty block, as mkfs writes it. */
-export function resetSlot(meta: Device, fsid: bigint, slot: number): void {
+/** Writes an empty block, as mkfs does; why the device does not take it, null if it does. */
+export function resetSlot(meta: Device, fsid: bigint, slot: number): string | null {
   const block = meta.allocBuffer(SM_SIZE);
   const { hdr } = QuorumBlock.at(block);
   hdr.magic = MAGIC_QUORUM;
@@ -65,6 +65,12 @@ export function resetSlot(meta: Device, fsid: bigint, slot: number): void {
   hdr.seq = 1n;
   hdr.blkno = QUORUM_BLKNO + slot;
   sealBlock(block);
-  meta.write(block, (QUORUM_BLKNO + slot) * SM_SIZE);
-  meta.flush();
+  try {
+    meta.write(block, (QUORUM_BLKNO + slot) * SM_SIZE);
+    meta.flush();
+  } catch (e) {
+    if (e instanceof DeviceError) return e.message;
+    throw e;
+  }
+  return null;
 }

@@ -125,6 +125,8 @@ class Repair {
    * are leaves that this repair itself has written anew.
    */
   #fsRootSought = false;
+  /** Quorum slots whose blocks the device does not take. */
+  readonly #deadSlots = new Set<number>();
   /** A round has changed something: from now on what it has let go of leaks as well. */
   #mended = false;
   readonly #answers = new Map<ProblemCode, boolean>();
@@ -317,11 +319,7 @@ class Repair {
       spared: loose.leaves.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
         .map(({ blkno }) => blkno),
     });
-    for (const slot of quorumSlots(allowed)) {
-      resetSlot(this.meta, cx.sb.hdr.fsid, slot);
-      this.options.log?.(`the quorum block of slot ${slot} was replaced by an empty one`);
-      round.changed = true;
-    }
+    if (this.#resetSlots(cx, quorumSlots(allowed))) round.changed = true;
     const servers = new ServerTrees(round);
     if (servers.recover()) {
       this.#recovered = true;
@@ -372,6 +370,23 @@ class Repair {
     this.#fsRootLost = seekAgain;
     this.#mended = true;
     return true;
+  }
+
+  /** Writes empty blocks for quorum slots; whether the device took any. */
+  #resetSlots(cx: CheckContext, slots: ReadonlySet<number>): boolean {
+    let any = false;
+    for (const slot of slots) {
+      if (this.#deadSlots.has(slot)) continue;
+      const why = resetSlot(this.meta, cx.sb.hdr.fsid, slot);
+      if (why === null) any = true;
+      else this.#deadSlots.add(slot);
+      this.options.log?.(
+        why === null
+          ? `the quorum block of slot ${slot} was replaced by an empty one`
+          : `the quorum block of slot ${slot} cannot be replaced: ${why}`,
+      );
+    }
+    return any;
   }
 
   /**
@@ -512,7 +527,7 @@ function needsRecovery({ items }: CheckResult): boolean {
 }
 
 function quorumSlots(problems: readonly Problem[]): Set<number> {
-  const bad = problems.filter(({ code }) => code === "quorum-block" || code === "quorum-event");
+  const bad = problems.filter(({ code }) => code.startsWith("quorum-"));
   return new Set(bad.map(({ values }) => Number(values["slot"])));
 }
 
