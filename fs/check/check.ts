@@ -13,6 +13,7 @@ import type { Device, ReadAhead } from "../device.ts";
 import type { CheckContext, Progress } from "./context.ts";
 import type { Crew } from "./crew.ts";
 import { FactBook } from "./facts.ts";
+import { checkMergeTrees } from "./merge_check.ts";
 import { FS_ROOT } from "./names.ts";
 import { BlockOwners, KIND_FREE, KIND_USED } from "./owners.ts";
 import { checkAllocators } from "./pass_alloc.ts";
@@ -26,9 +27,7 @@ import { type CheckStats, type Problem, type Report, Reporter } from "./report.t
 import { ProgressTeller } from "./progress.ts";
 import { MetaSource, type RawBlock } from "./source.ts";
 import { SpaceMap } from "./space.ts";
-import { TreeWalk } from "./tree_walk.ts";
 import { srchFact } from "./visible_items.ts";
-import { Key } from "../../format/key.ts";
 
 export type { Progress } from "./context.ts";
 export type { CheckStats, Problem, Report } from "./report.ts";
@@ -211,24 +210,6 @@ function checkInodeCount(cx: CheckContext, items: ServerItems, inodes: number): 
   for (const { lt } of items.logTrees) total += lt.v.getBigInt64(lt.o + 408, true);
   if (BigInt.asUintN(64, total) !== BigInt(inodes)) {
     cx.report.add("inode-count", { value: BigInt.asIntN(64, total), found: inodes });
-  }
-}
-
-/** Blocks of merge completions and of trees that are being freed (03 §26.1, §26.2). */
-function checkMergeTrees(cx: CheckContext, items: ServerItems): void {
-  const drain = (walk: TreeWalk) => {
-    while (walk.next() !== null) { /* claims and verifies on the way */ }
-  };
-  for (const { c, what } of items.merge.completions) {
-    if (c.metaAvail.isZero() && c.metaFreed.isZero()) continue;
-    const owner = cx.owners.define(what, false);
-    drain(new TreeWalk(cx, c.root, { what, owner, subtree: true, shared: cx.fsRootOwner }));
-  }
-  for (const { f, what } of items.merge.freeing) {
-    if (f.key.equals(Key.ONES)) continue;
-    const owner = cx.owners.define(what, false);
-    const spec = { what, owner, log: true, from: f.key, leavesUnread: true };
-    drain(new TreeWalk(cx, f.root, spec));
   }
 }
 

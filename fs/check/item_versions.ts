@@ -73,7 +73,7 @@ export class VersionCheck {
     let kept = 0;
     for (let i = 0; i < nr; i++) {
       const item = order[i] as number;
-      const fault = this.#fault(leaf.b, item);
+      const fault = this.faultOf(leaf.b, item);
       if (fault === null) order[kept++] = item;
       else this.#report(fault, leaf.b, item);
       const seqHi = u32[item + SEQ + 4 >> 2] as number;
@@ -94,7 +94,7 @@ export class VersionCheck {
     let kept = 0;
     for (let i = 0; i < leaf.nr; i++) {
       const item = leaf.order[i] as number;
-      if (this.#fault(leaf.b, item) === null) leaf.order[kept++] = item;
+      if (this.faultOf(leaf.b, item) === null) leaf.order[kept++] = item;
     }
     leaf.nr = kept;
   }
@@ -106,7 +106,7 @@ export class VersionCheck {
   }
 
   /** Why no filesystem item can have this key or length; null when it can. */
-  #fault(b: RawBlock, item: number): Fault | null {
+  faultOf(b: RawBlock, item: number): Fault | null {
     const { u32 } = b, w = item + KEY >> 2;
     const firstLo = u32[w]!, firstHi = u32[w + 1]!, secondLo = u32[w + 2]!, secondHi = u32[w + 3]!;
     const thirdLo = u32[w + 4]!, thirdHi = u32[w + 5]!, rest = u32[w + 6]!;

@@ -3,9 +3,12 @@
  * requests began, which parts of fs_root its completions replace, and how far it has handed out work.
  *
  * Relies on: fs_root and the input trees have been walked, so that their blocks have their owner.
- * Guarantees: a completion that is not part of fs_root yet frees exactly what it replaces; requests,
- * completions and their remainders begin at an item of an input; no part of fs_root that is being
- * merged will be handed out once more.
+ * Guarantees: a completion that is not part of fs_root yet frees exactly what it replaces, fits in its
+ * place, and has only items that fs_root may have; requests, completions and their remainders begin at
+ * an item of an input; no part of fs_root that is being merged will be handed out once more; what
+ * completions and trees that are being freed still have is claimed.
+ *
+ * Whether the items of a completion are what merging makes of the inputs is not judged.
  */
 
 import { bytesEqual } from "../../format/bytes.ts";
@@ -26,12 +29,21 @@ import type { LogMergeComplete, LogMergeStatus } from "../../format/merge.ts";
 import { MAX_ITEMS } from "./block_scan.ts";
 import { itemOrder } from "./btree_check.ts";
 import { type CheckContext, toRef } from "./context.ts";
-import { isSpliced, type LogTree, type MergeState, type ServerItems } from "./pass_roots.ts";
+import { keyText } from "./inode_check.ts";
+import { VersionCheck } from "./item_versions.ts";
+import {
+  greatestSeq,
+  isSpliced,
+  type LogTree,
+  type MergeState,
+  type ServerItems,
+} from "./pass_roots.ts";
 import { rawU64, viewOf } from "./raw.ts";
 import type { RawBlock, Ref } from "./source.ts";
-import type { Parent } from "./tree_walk.ts";
+import { type Leaf, type Parent, TreeWalk } from "./tree_walk.ts";
 
 const REF_BYTES = 16;
+const ITEM_SEQ = 40;
 
 /** `parents`: the last-level parents of fs_root, as far as they can be read. */
 export function checkMergeRoots(
@@ -44,6 +56,49 @@ export function checkMergeRoots(
   const check = new MergeCheck(cx, items, parents);
   check.requests();
   check.completions();
+}
+
+/** Claims the blocks of completions and of trees that are being freed (03 §26.1, §26.2). */
+export function checkMergeTrees(cx: CheckContext, items: ServerItems): void {
+  const maxSeq = greatestSeq(cx, items);
+  for (const { c, what } of items.merge.completions) {
+    if (isSpliced(c)) continue;
+    const owner = cx.owners.define(what, false);
+    const spec = { what, owner, subtree: true, shared: cx.fsRootOwner };
+    const walk = new TreeWalk(cx, c.root, spec),
+      versions = new VersionCheck(cx, what, false, 0, null);
+    for (let leaf = walk.next(); leaf !== null; leaf = walk.next()) {
+      if (leaf.sound) checkResult(cx, leaf, versions, maxSeq, what);
+    }
+  }
+  for (const { f, what } of items.merge.freeing) {
+    if (f.key.equals(Key.ONES)) continue;
+    const owner = cx.owners.define(what, false);
+    const spec = { what, owner, log: true, from: f.key, leavesUnread: true };
+    const walk = new TreeWalk(cx, f.root, spec);
+    while (walk.next() !== null) { /* claims and verifies on the way */ }
+  }
+}
+
+/** The items of a leaf that will be one of fs_root: the first one that no reader could use. */
+function checkResult(
+  cx: CheckContext,
+  { b, order, nr }: Leaf,
+  versions: VersionCheck,
+  maxSeq: number,
+  what: string,
+): void {
+  for (let i = 0; i < nr; i++) {
+    const item = order[i] as number, seq = rawU64(b.v, item + ITEM_SEQ);
+    const why = versions.faultOf(b, item) !== null
+      ? "is none that fs_root can have"
+      : seq > maxSeq
+      ? `has version ${seq}, beyond ${maxSeq}`
+      : null;
+    if (why === null) continue;
+    cx.report.add("merge", { what, why: `item ${keyText(b.v, item)} of its tree ${why}` });
+    return;
+  }
 }
 
 class MergeCheck {
@@ -115,6 +170,8 @@ class MergeCheck {
     else if (c.end.compare(parent.hi) > 0) this.#bad(what, "its range is beyond what it replaces");
     else if (this.#greatestKey(c.root)?.equals(parent.hi) === false) {
       this.#bad(what, "its root does not end where what it replaces does");
+    } else if ((this.#leastKey(c.root)?.compare(parent.lo) ?? 0) < 0) {
+      this.#bad(what, "its root begins before what it replaces does");
     } else {
       this.#handedOut(parent, what);
       this.#replaces(c, parent.ref, 2, what);
@@ -156,6 +213,24 @@ class MergeCheck {
       toRef(root.ref),
       root.height - 1,
       (b, items) => items.length === 0 ? null : itemKey(b, items.at(-1) as number),
+    );
+  }
+
+  /** The least key of the items of a tree of two levels. */
+  #leastKey(root: BtreeRoot): Key | null {
+    const leaf = this.#withItems(
+      toRef(root.ref),
+      1,
+      (b, items) =>
+        items.length > 0 && itemValLen(b, items[0] as number) === REF_BYTES
+          ? refOf(itemVal(b, items[0] as number))
+          : null,
+    );
+    if (leaf === null) return null;
+    return this.#withItems(
+      leaf,
+      0,
+      (b, items) => items.length === 0 ? null : itemKey(b, items[0] as number),
     );
   }
 

@@ -30,7 +30,7 @@ import { bloomOf, FS_ROOT, itemsOf } from "./names.ts";
 import { NOBODY } from "./owners.ts";
 import { ParentMap } from "./parents.ts";
 import { Overflows } from "./overflows.ts";
-import { type LogTree, type ServerItems, unmergedRanges } from "./pass_roots.ts";
+import { greatestSeq, type LogTree, type ServerItems, unmergedRanges } from "./pass_roots.ts";
 import { fieldU64, rawU64, refBlkno } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
 import type { Parent } from "./tree_walk.ts";
@@ -78,8 +78,7 @@ function makeJob(
   items: ServerItems,
   collect: readonly number[] | null,
 ): ItemJob {
-  let maxSeq = fieldU64(cx.sb, 72);
-  for (const { lt } of items.logTrees) maxSeq = Math.max(maxSeq, lt.maxItemSeq);
+  const maxSeq = greatestSeq(cx, items);
   const mergeSeq = items.merge.status?.seq ?? 0;
   const trees: JobTree[] = [{
     what: FS_ROOT,

@@ -347,7 +347,9 @@ export class ServerTrees {
     if (status !== null) {
       status.nrRequests = this.#requests.length;
       if (completions.length === 0) status.nrComplete = 0;
-      else if (status.nrComplete < 8) status.nrComplete = completions.length;
+      else if (status.nrComplete < Math.max(8, completions.length)) {
+        status.nrComplete = completions.length;
+      }
     }
     return [
       ...status === null ? [] : [{ key: LOG_MERGE_STATUS_KEY, val: status.bytes }],
