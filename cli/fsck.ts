@@ -10,6 +10,7 @@ import { ThreadCrew } from "../fs/check/crew.ts";
 import { checkOnline } from "../fs/check/online.ts";
 import { PathFinder } from "../fs/check/paths.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
+import { FixedArea } from "../fs/check/repair/fixed_area.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
 import {
   applyUndo,
@@ -231,23 +232,29 @@ function checkUnmounted(
   const pair: DevicePair = second === undefined ? devicesOf(first) : { meta: first, data: second };
   const write = undoApply !== undefined || o.mode !== "report";
   return withDevices({ ...pair, write, exclusive: true }, (meta, data) => {
-    if (undoApply !== undefined) return undo(undoApply, meta, data, o, show);
+    // First: what is written from here on is seen.
+    const fixed = new FixedArea(meta);
+    if (undoApply !== undefined) {
+      if (!mayUse(meta, o, show, "restores what the file holds")) return EXIT_FAILED;
+      return undo(undoApply, meta, data, fixed, o, show);
+    }
     const wrong = o.force || o.trustData ? null : reasonAgainstPair(meta, data);
     if (wrong !== null) throw new FsError(EINVAL, wrong);
-    if (!mayUse(meta, o, show)) return EXIT_FAILED;
+    const forced = o.mode === "report" ? "checks it as it is" : "recovers and mends it";
+    if (!mayUse(meta, o, show, forced)) return EXIT_FAILED;
     return withHelp(
       meta,
       o,
       (help) =>
         o.mode === "report"
           ? check(meta, data, o, show, help)
-          : mend(meta, data, o, show, help, interrupt),
+          : mend(meta, data, fixed, o, show, help, interrupt),
     );
   });
 }
 
-/** Whether the volume may be worked on; says why not. */
-function mayUse(meta: BlockDevice, o: FsckOptions, show: Display): boolean {
+/** Whether the volume may be worked on; says why not, and what --force does all the same. */
+function mayUse(meta: BlockDevice, o: FsckOptions, show: Display, forced: string): boolean {
   const { reasons, ended } = useOf(meta);
   if (reasons.length === 0) return true;
   if (ended) {
@@ -261,7 +268,7 @@ function mayUse(meta: BlockDevice, o: FsckOptions, show: Display): boolean {
   show.failure(`${meta.name}: the volume may be mounted somewhere:`, [
     ...reasons,
     "If a mount ended in a crash, mounting the volume once recovers it. If no host at all has it " +
-    `mounted, --force ${o.mode === "report" ? "checks it as it is" : "recovers and mends it"}.`,
+    `mounted, --force ${forced}.`,
   ]);
   return false;
 }
@@ -331,6 +338,7 @@ function realPath(path: string): string {
 function mend(
   meta: BlockDevice,
   data: BlockDevice,
+  fixed: FixedArea,
   o: FsckOptions,
   show: Display,
   help: Help,
@@ -349,6 +357,7 @@ function mend(
       now: new SystemClock().realtime(),
       slots: o.slots,
       trustData: o.trustData,
+      fixed,
       onRound: (n) => {
         interrupt.roundsDone(n - 1);
         show.begin(new PathFinder(meta, new SystemRandom()));
@@ -395,10 +404,11 @@ function undo(
   path: string,
   meta: BlockDevice,
   data: BlockDevice,
+  fixed: FixedArea,
   o: FsckOptions,
   show: Display,
 ): number {
-  const { restored, unfinished } = applyUndo(path, meta, data, o.force);
+  const { restored, unfinished } = applyUndo(path, meta, data, o.force, fixed);
   show.line(
     `${meta.name}: ${formatSize(restored)} were restored` +
       (unfinished ? "; that repair had been interrupted, or the end of the file is lost" : ""),

@@ -41,6 +41,7 @@ import { freeDataRuns, SharedExtents } from "./data_space.ts";
 import { Entries } from "./entries.ts";
 import { Ladder, MOST_VAIN_ROUNDS } from "./escalation.ts";
 import { Findings } from "./findings.ts";
+import { ChangedError, FixedArea } from "./fixed_area.ts";
 import { Fixers } from "./fixers.ts";
 import { isOfItems } from "./fixers_give_up.ts";
 import { FixScope } from "./fixers_scope.ts";
@@ -86,6 +87,8 @@ export interface RepairOptions extends CheckOptions {
   readonly slots?: readonly QuorumSlotSetting[];
   /** The data device is the volume's even if nothing shows it. */
   readonly trustData?: boolean;
+  /** The fixed blocks as they were when the volume was found unused; default: as they are now. */
+  readonly fixed?: FixedArea;
   /** One line about something that was done. */
   readonly log?: (line: string) => void;
   /** Before the check of round 1, 2, …, whose problems `onProblem` is then told. */
@@ -107,9 +110,13 @@ export interface RepairResult {
   readonly stopped: string | null;
 }
 
-/** Checks and mends a volume that nothing else uses. Throws DeviceError when a device fails. */
+/**
+ * Checks and mends a volume that nothing else uses. Throws DeviceError when a device fails, and
+ * ChangedError when something else has written to it after all.
+ */
 export function repairVolume(meta: Device, data: Device, options: RepairOptions): RepairResult {
-  return new Repair(meta, data, options).run();
+  const fixed = options.fixed ?? new FixedArea(meta);
+  return new Repair(fixed.guardMeta(meta), fixed.guardData(data), options).run();
 }
 
 class Repair {
@@ -212,7 +219,9 @@ class Repair {
       try {
         if (!this.#round(result, findings)) return done();
       } catch (e) {
-        if (!(e instanceof FsError) || e instanceof TempFileError) throw e;
+        if (!(e instanceof FsError) || e instanceof TempFileError || e instanceof ChangedError) {
+          throw e;
+        }
         if (e.errno !== ENOSPC) {
           stopped = e.message;
           return done();

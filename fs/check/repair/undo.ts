@@ -18,6 +18,7 @@ import { SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
 import { EEXIST, EINVAL, EIO } from "../../../format/errno.ts";
 import type { Device } from "../../device.ts";
 import { assert, DeviceError, FsError } from "../../errors.ts";
+import { FixedArea } from "./fixed_area.ts";
 
 const PAGE = 4096;
 const MAGIC = "scoutfs-undo-2";
@@ -199,10 +200,17 @@ export interface UndoResult {
 /**
  * Brings both devices back to what they were, and reads them again to see that they are. Throws
  * FsError before anything is written for a file that is damaged or not about these devices, and,
- * unless `force` is set, when the volume has been changed since.
+ * unless `force` is set, when the volume has been changed since; ChangedError when something else
+ * writes to it meanwhile. `fixed`: the fixed blocks when the volume was found unused.
  */
-export function applyUndo(path: string, meta: Device, data: Device, force: boolean): UndoResult {
-  const devices = [meta, data] as const;
+export function applyUndo(
+  path: string,
+  meta: Device,
+  data: Device,
+  force: boolean,
+  fixed = new FixedArea(meta),
+): UndoResult {
+  const devices = [fixed.guardMeta(meta), fixed.guardData(data)] as const;
   const refuse = (why: string) => new FsError(EINVAL, `${path}: ${why}`);
   const file = new UndoReader(path);
   try {

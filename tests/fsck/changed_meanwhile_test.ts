@@ -1,0 +1,156 @@
+/**
+ * Another host mounts the volume while it is mended or brought back: whatever it writes first, nothing is
+ * written over it, and the repair ends with one clear error.
+ */
+
+import assert from "node:assert/strict";
+import { LG_SIZE, MAGIC_QUORUM, QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import { sealBlock } from "../../format/crc32c.ts";
+import { QuorumBlock } from "../../format/quorum.ts";
+import { isSound } from "../../fs/check/check.ts";
+import { evidenceOfUse } from "../../fs/check/in_use.ts";
+import { ChangedError, FixedArea } from "../../fs/check/repair/fixed_area.ts";
+import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
+import { EBUSY } from "../../format/errno.ts";
+import type { MemDevice } from "../../fs/memory_device.ts";
+import { healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
+import { editSuper, wipe } from "./supers_support.ts";
+
+/** A mount of another host begins: it writes the block of its slot. */
+function beginMount(meta: MemDevice): void {
+  const block = meta.allocBuffer(SM_SIZE), off = QUORUM_BLKNO * SM_SIZE;
+  meta.read(block, off);
+  const q = QuorumBlock.at(block);
+  assert.equal(q.hdr.magic, MAGIC_QUORUM);
+  q.writeNr++;
+  q.events(0).writeNr = q.writeNr;
+  q.events(0).rid = 0x1234n;
+  sealBlock(block);
+  meta.write(block, off);
+  assert.match(evidenceOfUse(meta).join(), /quorum slot 0 .*is in use by mount/);
+}
+
+/** A server of another host commits. */
+const commitThere = (meta: MemDevice): void => editSuper(meta, (_, sb) => sb.hdr.seq += 1n, true);
+
+async function damagedVolume(): Promise<Volume> {
+  const v = await healthyVolume();
+  new Surgeon(v.meta).editInode(v.inos.get("file0")!, (i) => i.nlink = 9);
+  return v;
+}
+
+/** Both devices. */
+const images = (v: Volume) => [v.meta.toImage(), v.data.toImage()];
+
+/** The first write of blocks is followed by something. */
+function afterFirstBlock(meta: MemDevice, then: () => void): void {
+  const writev = meta.writev.bind(meta);
+  let first = true;
+  meta.writev = (bufs, off) => {
+    writev(bufs, off);
+    if (!first || off < 2 * LG_SIZE) return;
+    first = false;
+    then();
+  };
+}
+
+Deno.test("changed meanwhile: seen before the first write, whoever wrote what", async () => {
+  const cases: [string, (v: Volume) => void, (v: Volume) => void, RegExp][] = [
+    ["a mount begins", () => {}, ({ meta }) => beginMount(meta), /the block of quorum slot 0 was/],
+    ["a server commits", () => {}, ({ meta }) => commitThere(meta), /the super block was changed/],
+    [
+      "before a super block is mended",
+      (v) => wipe(v.data),
+      (v) => beginMount(v.meta),
+      /quorum slot 0/,
+    ],
+    ["one that was lost", (v) => wipe(v.meta), (v) => beginMount(v.meta), /quorum slot 0/],
+  ];
+  for (const [name, damage, meanwhile, why] of cases) {
+    const v = await damagedVolume();
+    damage(v);
+    let then: Uint8Array[] = [];
+    const onRound = (n: number) => {
+      if (n > 1) return;
+      meanwhile(v);
+      then = images(v);
+    };
+    assert.throws(() => repairVolume(v.meta, v.data, { ...repairOptions(), onRound }), (e) => {
+      assert.ok(e instanceof ChangedError, `${name}: ${e}`);
+      assert.equal(e.errno, EBUSY);
+      assert.match(e.message, why, name);
+      return true;
+    });
+    assert.deepEqual(images(v), then, `${name}: nothing was written`);
+  }
+});
+
+Deno.test("changed meanwhile: what was found unused before the check counts", async () => {
+  const v = await damagedVolume(), fixed = new FixedArea(v.meta);
+  beginMount(v.meta);
+  const then = images(v);
+  assert.throws(() => repairVolume(v.meta, v.data, { ...repairOptions(), fixed }), ChangedError);
+  assert.deepEqual(images(v), then);
+});
+
+Deno.test("changed meanwhile: seen before the switch, and in later rounds", async () => {
+  for (const meanwhile of [beginMount, commitThere]) {
+    const v = await damagedVolume();
+    let fixedBlocks = new Uint8Array(0);
+    afterFirstBlock(v.meta, () => {
+      meanwhile(v.meta);
+      fixedBlocks = v.meta.toImage().slice(LG_SIZE, 2 * LG_SIZE);
+    });
+    assert.throws(() => repairVolume(v.meta, v.data, repairOptions()), ChangedError);
+    assert.deepEqual(v.meta.toImage().slice(LG_SIZE, 2 * LG_SIZE), fixedBlocks);
+    assert.ok(fixedBlocks.length > 0);
+  }
+  const v = await damagedVolume();
+  wipe(v.data);
+  let then: Uint8Array[] = [], rounds = 0;
+  const onRound = (n: number) => {
+    rounds = n;
+    if (n !== 2) return;
+    beginMount(v.meta);
+    then = images(v);
+  };
+  assert.throws(
+    () => repairVolume(v.meta, v.data, { ...repairOptions(), onRound }),
+    ChangedError,
+  );
+  assert.equal(rounds, 2, "the data device's super block was written in round 1");
+  assert.deepEqual(images(v), then);
+});
+
+Deno.test("changed meanwhile: a repair is not undone under a mount", async () => {
+  const dir = await Deno.makeTempDir({ prefix: "undo-" });
+  try {
+    const v = await damagedVolume(), before = images(v), path = `${dir}/u`;
+    const file = new UndoFile(path, {
+      fsid: "0",
+      superCrc: superCrc(v.meta),
+      devices: [v.meta, v.data],
+    });
+    const { after } = repairVolume(
+      new UndoDevice(v.meta, file, 0),
+      new UndoDevice(v.data, file, 1),
+      repairOptions(),
+    );
+    file.end();
+    file.close();
+    assert.ok(isSound(after));
+    const fixed = new FixedArea(v.meta);
+    const quiet = v.meta.snapshot();
+    beginMount(v.meta);
+    const then = images(v);
+    for (const force of [false, true]) {
+      assert.throws(() => applyUndo(path, v.meta, v.data, force, fixed), ChangedError);
+    }
+    assert.deepEqual(images(v), then);
+    applyUndo(path, quiet, v.data, false);
+    assert.deepEqual([quiet.toImage(), v.data.toImage()], before);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
