@@ -29,6 +29,7 @@ import {
   SEF_OFFLINE,
   SEF_UNWRITTEN,
   SM_MAX,
+  SM_SIZE,
   SYMLINK_MAX_SIZE,
   TYPE_DATA_EXTENT,
   TYPE_DIRENT,
@@ -94,6 +95,7 @@ export class InodeCheck {
   #format = 0;
   #nlink = 0;
   #size = 0;
+  #truncating = false;
   #storedOnline = 0;
   #storedOffline = 0;
   #nextPos = 0;
@@ -113,6 +115,8 @@ export class InodeCheck {
   #extentBlkno = 0;
   #extentFlags = 0;
   #extentLen = 0;
+  /** The last block that is written, −1 without one. */
+  #lastWritten = -1;
   #strayItems = 0;
   /** The last entry's name, and all names with its hash when there are several. */
   readonly #nameWords = new Uint32Array(NAME_MAX + 1 >> 2);
@@ -156,6 +160,7 @@ export class InodeCheck {
     this.#online = 0;
     this.#offline = 0;
     this.#extentEnd = -1;
+    this.#lastWritten = -1;
     this.#strayItems = 0;
     if (this.#sameHash.size > 0) this.#sameHash.clear();
     this.#nameLen = 0;
@@ -214,6 +219,7 @@ export class InodeCheck {
     this.#format = format;
     this.#nlink = v.getUint32(off + 72, true);
     this.#size = rawU64(v, off);
+    this.#truncating = (flags & INODE_FLAG_TRUNCATE) !== 0;
     this.#storedOnline = rawU64(v, off + 32);
     this.#storedOffline = rawU64(v, off + 40);
     this.#nextPos = rawU64(v, off + 48);
@@ -482,8 +488,10 @@ export class InodeCheck {
     this.#extentBlkno = blkno;
     this.#extentFlags = flags;
     this.#extentLen = count;
-    if (blkno !== 0 && (flags & SEF_UNWRITTEN) === 0) this.#online += count;
-    else if ((flags & SEF_OFFLINE) !== 0) this.#offline += count;
+    if (blkno !== 0 && (flags & SEF_UNWRITTEN) === 0) {
+      this.#online += count;
+      this.#lastWritten = end;
+    } else if ((flags & SEF_OFFLINE) !== 0) this.#offline += count;
     if (blkno === 0) return;
     if (blkno < DATA_DEV_START_BLKNO || blkno + count > this.cx.dataBlocks) {
       report.add("extent-outside", { ino, blkno, count });
@@ -552,6 +560,10 @@ export class InodeCheck {
     }
     // A file that is being deleted loses its extents before its inode (02 §6.4).
     if (this.#nlink > 0) {
+      const visible = this.#format !== S_IFREG ? Infinity : Math.ceil(size / SM_SIZE);
+      if (this.#lastWritten >= visible && !this.#truncating) {
+        report.add("extent-beyond-size", { ino, size, last: this.#lastWritten });
+      }
       const online = this.#storedOnline, offline = this.#storedOffline;
       if (online !== this.#online) {
         this.#wrong("inode-blocks", "online_blocks", online, this.#online);

@@ -654,6 +654,13 @@ export const PROBLEMS = {
     "none",
     "Nothing depends on it.",
   ),
+  "extent-beyond-size": kind(
+    "info",
+    "inode {ino} has data up to block {last}, beyond its size of {size} bytes, where nobody reads it",
+    "none",
+    "If the size is wrong, truncate -s sets the right one, and the data is read again; if it is right, " +
+      "setting it once more frees the blocks.",
+  ),
   "extent-outside": kind(
     "error",
     "inode {ino}: an extent of {count} data blocks at {blkno} is outside the device",

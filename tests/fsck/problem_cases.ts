@@ -281,6 +281,7 @@ export const CAUSES: { readonly [code in ProblemCode]: Cause } = {
   "extent-item": /^fs_root 16\.28 data_extent_val\.flags \+1/,
   "extent-file-overlap": /^fs_root 16\.28 item 16\.3000\.28\.14\.5\.0: again/,
   "extent-file-touch": splitFileExtent,
+  "extent-beyond-size": ({ meta }) => new Surgeon(meta).editInode(3001, (i) => i.flags = 0),
   "extent-outside": /^fs_root 16\.28 data_extent_val\.blkno top bit/,
   "extents-in-other": ({ meta }) =>
     void new Surgeon(meta).editInode(3001, (i) => i.mode = 0o140600),
