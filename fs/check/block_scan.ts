@@ -7,6 +7,10 @@
  * their keys, proves the tree whole; finding each from its own hash bucket while no further bucket
  * is in use proves the hash table.
  *
+ * Relies on: nothing; any bytes will do.
+ * Guarantees: a block that is passed keeps all rules of 01 §10.7. One that is not may still be right:
+ * btree_check.ts says what is wrong with it.
+ *
  * Words of an item at word `w`: 0 parent|left · 1 right|height · 2…9 key (01 §7.1) · 10, 11 seq ·
  * 12 value's offset|length · 13 flags.
  */

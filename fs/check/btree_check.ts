@@ -1,6 +1,10 @@
 /**
  * Btree blocks that `scanBlock` did not find sound: what is wrong with them, and the order of the
  * items that can be believed.
+ *
+ * Relies on: nothing; any bytes will do.
+ * Guarantees: each rule of 01 §10.7 that the block breaks is told; the items handed on lie in the block,
+ * with their values, in key order, each key once, within the bounds.
  */
 
 import {

@@ -2,6 +2,10 @@
  * Checking a volume (01 §19, 02 §24, 03 §26): runs the passes in their order and gathers what they
  * found. Nothing is ever written.
  *
+ * Relies on: devices that nobody writes to meanwhile (online.ts is for the others).
+ * Guarantees: ends on any bytes; each promise of docs/fsck-invariants.md that the volume breaks is
+ * reported, or hidden by another problem that is: mending that one brings it up.
+ *
  * Memory: a byte a metadata block where owners mix, for each thread, two bits a directory, and lists
  * and sorts that spill beyond `memory`. Metadata is read once; a second time only when facts disagree.
  */

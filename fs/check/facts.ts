@@ -4,6 +4,9 @@
  * say in no memory at all whether the two sides tell the same. Only for classes that differ the
  * items are read once more, with the facts going to an external sorter that names the offenders.
  *
+ * Relies on: each side telling each fact once, in any order, the second reading the same as the first.
+ * Guarantees: a class whose two sides differ is named; of such a class the sorter has every fact.
+ *
  * A wrong "equal" needs a collision of 64-bit sums of damaged records: accidents do not find one.
  */
 

@@ -1,6 +1,11 @@
 /**
  * Whether a volume is or may be mounted somewhere (01 §17.2, 05): what its own blocks say. The
  * devices of this host are guarded by exclusive opens besides.
+ *
+ * Relies on: nothing. A block that cannot be read speaks for a mount; one that is no quorum block at all
+ * says nothing, and is damage that the check reports.
+ * Guarantees: no reason is told only if the block of each slot that may be present was read and none says
+ * that its slot is in use, and, as far as there is a super block to believe, no client is mounted.
  */
 
 import {

@@ -5,6 +5,9 @@
  * A part ("unit") is a range of keys that ends where an inode ends. What comes of it depends on the
  * device and on this description only, not on who does it or when; so the whole comes out the same
  * whatever threads there are.
+ *
+ * Relies on: parents of the trees only for dividing the work: wrong ones make parts large or small.
+ * Guarantees: the parts cover all keys, each once, and no inode is in two of them.
  */
 
 import { itemKey, itemValLen, itemValOff } from "../../format/btree_block.ts";

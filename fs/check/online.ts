@@ -4,6 +4,9 @@
  * reference names the version that it means (01 §5). So a check that meets no wrong block has seen
  * exactly the state of its super block, and its verdict is as good as that of an idle volume.
  *
+ * Relies on: devices that show what the mounts have written, and mounts that keep the rule above.
+ * Guarantees: a verdict is that of one committed state; where none is reached that is said.
+ *
  * Blocks that were freed since may be in use again. A check that finds anything is therefore
  * believed only if the super block is still the same at its end; otherwise it is made again, and if
  * that does not help either, of a copy of the blocks that change (snapshot.ts).

@@ -5,6 +5,11 @@
  * Directories come in ascending inode order. Sorting them by their parents finds the place of each
  * one's parent in that order; then chains are followed from place to place. The lists and sorts spill
  * to disk; what must be in memory is two bits a directory.
+ *
+ * Relies on: each directory told once, in ascending inode order, with the parent that its first backref
+ * names. How many backrefs it has is judged where they are read (inode_check.ts).
+ * Guarantees (after `check`): each directory whose parent is no directory has been reported, and one
+ * directory of each circle; every other one is below the root, below one of those, or lacks a parent.
  */
 
 import { hiWord, joinWords, loWord } from "./raw.ts";

@@ -2,6 +2,10 @@
  * Metadata blocks as a checker reads them: in large ordered reads, judged by the five rules of a
  * reference (01 §5.2), never trusted. A block that breaks a rule is handed over all the same, with
  * the rules it breaks: what can still be believed of it is the reader's business.
+ *
+ * Relies on: block numbers on the device, and the fsid of the super block.
+ * Guarantees: every block is judged by its own bytes as they were read now; only a defect throws, a
+ * device that cannot read is one of the rules.
  */
 
 import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";

@@ -2,6 +2,7 @@
  * Who has which data block, without a map of the device: extents of files and free extents go to an
  * external sorter, and one ordered sweep finds overlaps, gaps and what is outside.
  *
+ * Relies on: extents that lie on the device; those that do not are reported where they are found.
  * Guarantees (after `sweep`): every pair of neighbours in device order that overlaps has been
  * reported, every gap counted; `used` and `free` are the blocks of each kind.
  */

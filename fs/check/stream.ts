@@ -3,7 +3,11 @@
  * of fs_root and of all log item trees. Of each key the version with the greatest seq is handed on,
  * unless it is a deletion; totals are summed by the rules of 03 §22.
  *
- * Guarantees: each key at most once, ascending as far as the trees are; no allocation per item.
+ * Relies on: leaves in key order, whose items each have a key and a length that can be read
+ * (item_versions.ts has taken out the others).
+ * Guarantees: each key at most once, ascending as far as the trees are; no allocation per item. Told
+ * besides: keys of which fs_root has a newer version than any log tree, and keys that a merge has gone
+ * past without merging them, or would merge a second time.
  */
 
 import { type BlockBytes, KEY } from "../../format/btree_block.ts";
