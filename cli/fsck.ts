@@ -350,7 +350,7 @@ function mend(
   ) as [NotedWrites, NotedWrites];
   const modified = () => devices.some((dev) => dev.written);
   try {
-    const { after: report, commits, lossy, stopped } = repairVolume(...devices, {
+    const { after: report, commits, lossy, stopped, failed } = repairVolume(...devices, {
       ...checkOptions(o, show, help),
       mode: o.mode === "safe" ? "safe" : "all",
       random: new SystemRandom(),
@@ -366,7 +366,8 @@ function mend(
       ...(o.mode === "ask" ? { ask: (code, count) => show.ask(code, count) } : {}),
     });
     const mended = commits > 0 || modified() ? MENDED : 0;
-    const status = isSound(report) ? mended : mended | EXIT_PROBLEMS_LEFT;
+    const left = isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
+    const status = mended | (failed ? EXIT_FAILED : left);
     const undo = file !== null && file.bytesSaved > 0 ? file.path : null;
     if (file !== null && file.pagesLost > 0) {
       show.remark(`${file.path} lacks ${file.pagesLost} pages that could not be read`);

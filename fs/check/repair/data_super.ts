@@ -49,7 +49,7 @@ export interface DataSuper {
   readonly written: boolean;
   /** What makes the device the right one, if that is not its fsid or uuid. */
   readonly note: string | null;
-  /** Why nothing was written. */
+  /** Why nothing was written: the device may not be the volume's. */
   readonly refused: string | null;
 }
 

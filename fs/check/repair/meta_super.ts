@@ -52,6 +52,8 @@ export interface Rebuilt {
   readonly notes: readonly string[];
   /** Why nothing was written. */
   readonly refused: string | null;
+  /** That is because of the devices: they may be no pair, or of no volume. */
+  readonly wrongDevices: boolean;
   /** There is no tree to begin with: what is wrong is not the super block alone. */
   readonly treeless: boolean;
   /** fs_root itself is lost, or all but a leaf of it: its other leaves are to be searched for. */
@@ -62,16 +64,19 @@ const refuse = (refused: string, treeless = false): Rebuilt => ({
   written: false,
   notes: [],
   refused,
+  wrongDevices: false,
   treeless,
   fsRootLost: false,
 });
 
+const refuseDevices = (why: string): Rebuilt => ({ ...refuse(why), wrongDevices: true });
+
 export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOptions): Rebuilt {
   const fsid = fsidOf(meta, data);
-  if (fsid === null) return refuse("the metadata device has no blocks of any volume");
+  if (fsid === null) return refuseDevices("the metadata device has no blocks of any volume");
   const remains = remainsOf(meta, data, fsid);
   if (remains.foreign && options.trustData !== true) {
-    return refuse("the data device belongs to another volume");
+    return refuseDevices("the data device belongs to another volume");
   }
   const slots = slotsOf(meta, remains, options.slots);
   if (typeof slots === "string") return refuse(slots);
@@ -110,13 +115,20 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
   setRoots(block, single ? null : best.fs, best.logs);
   if (remains.other === null && options.trustData !== true) {
     const against = reasonAgainst(new WithSuper(meta, block), data, options.random);
-    if (against !== null) return refuse(against);
+    if (against !== null) return refuseDevices(against);
   }
   meta.write(block, SUPER_BLKNO * SM_SIZE);
   meta.flush();
   const fsRootLost = best.fs === null || best.fs.isPart;
   if (fsRootLost) notes.push("its leaves are searched for, older ones among them");
-  return { written: true, notes, refused: null, treeless: false, fsRootLost };
+  return {
+    written: true,
+    notes,
+    refused: null,
+    wrongDevices: false,
+    treeless: false,
+    fsRootLost,
+  };
 }
 
 /** The damaged super block whose roots are worth trying first. */

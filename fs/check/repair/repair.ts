@@ -12,7 +12,7 @@
 
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
-import { assert, FsError } from "../../errors.ts";
+import { assert, FsError, isDamage } from "../../errors.ts";
 import type { QuorumSlotSetting } from "../../mkfs.ts";
 import {
   type CheckOptions,
@@ -108,6 +108,8 @@ export interface RepairResult {
   readonly lossy: boolean;
   /** Why mending stopped, when that was not because nothing is left to do. */
   readonly stopped: string | null;
+  /** It was no damage that stopped it: the devices are no pair, or not all there; one failed. */
+  readonly failed: boolean;
 }
 
 /**
@@ -152,7 +154,7 @@ class Repair {
   }
 
   run(): RepairResult {
-    let before: Report | null = null, stopped: string | null = null;
+    let before: Report | null = null, stopped: string | null = null, failed = false;
     let last = "", vain = 0, fewest = Infinity;
     for (let n = 1;; n++) {
       this.options.onRound?.(n);
@@ -175,14 +177,19 @@ class Repair {
         recovered: this.#recovered,
         lossy: this.#lossy,
         stopped,
+        failed,
       });
       if (n <= MAX_ROUNDS) {
-        const { written, refused, fsRootLost } = mendSuperBlocks(this.meta, this.data, {
-          ...this.options,
-          report: after,
-          findings,
-          may: (code) => this.#may(code, after.counts.get(code) ?? 1),
-        });
+        const { written, refused, wrongDevices, fsRootLost } = mendSuperBlocks(
+          this.meta,
+          this.data,
+          {
+            ...this.options,
+            report: after,
+            findings,
+            may: (code) => this.#may(code, after.counts.get(code) ?? 1),
+          },
+        );
         if (written) {
           this.#lossy = true;
           this.#fsRootLost ||= fsRootLost;
@@ -192,6 +199,7 @@ class Repair {
         // Nothing is mended against a device that may not be the volume's.
         if (refused !== null) {
           stopped = refused;
+          failed = wrongDevices;
           return done();
         }
       }
@@ -224,6 +232,7 @@ class Repair {
         }
         if (e.errno !== ENOSPC) {
           stopped = e.message;
+          failed = !isDamage(e);
           return done();
         }
         const blocks = growMeta(this.meta);

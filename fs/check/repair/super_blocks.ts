@@ -51,11 +51,18 @@ export interface MendedSuper {
   readonly written: boolean;
   /** Why nothing may be written at all. */
   readonly refused: string | null;
+  /** That is because of the devices, not of damage: they are no pair, or not all there. */
+  readonly wrongDevices: boolean;
   /** Leaves of fs_root are to be searched for. */
   readonly fsRootLost: boolean;
 }
 
-const NONE: MendedSuper = { written: false, refused: null, fsRootLost: false };
+const NONE: MendedSuper = {
+  written: false,
+  refused: null,
+  wrongDevices: false,
+  fsRootLost: false,
+};
 
 /**
  * Writes one super block that cannot be used as it is. Nothing is mended against a device that may not
@@ -65,7 +72,7 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
   const { findings, may, mode, report } = options;
   const refuse = (refused: string): MendedSuper => ({ ...NONE, refused });
   const mistaken = wrongDevices(meta, data) ?? cutShort(meta, data, report);
-  if (mistaken !== null) return refuse(mistaken);
+  if (mistaken !== null) return { ...refuse(mistaken), wrongDevices: true };
   if (mode !== "all") {
     const unsafe = findings.problems.some(({ code, values }) =>
       code === "super-pair" || code === "super-size" ||
@@ -76,7 +83,7 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
   const done = (notes: readonly string[], fsRootLost = false): MendedSuper => {
     options.log?.("a super block was written anew");
     for (const note of notes) options.log?.(note);
-    return { written: true, refused: null, fsRootLost };
+    return { ...NONE, written: true, fsRootLost };
   };
   const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
   if (wrong.length === 0) {
@@ -86,12 +93,14 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
   }
   if (mendMetaSuper(meta, data, options)) return done([]);
   if (wrong.some(({ code, values }) => UNUSABLE.has(code) && values["dev"] === "metadata")) {
-    const { written, notes, refused, treeless, fsRootLost } = rebuildMetaSuper(meta, data, options);
-    if (written) return done(notes, fsRootLost);
-    return treeless && keepMetaSuper(meta, data) ? done([LOST]) : { ...NONE, refused };
+    const rebuilt = rebuildMetaSuper(meta, data, options), { refused, wrongDevices } = rebuilt;
+    if (rebuilt.written) return done(rebuilt.notes, rebuilt.fsRootLost);
+    if (rebuilt.treeless && keepMetaSuper(meta, data)) return done([LOST]);
+    return { ...NONE, refused, wrongDevices };
   }
   const trusted = options.trustData === true;
   const { written, note, refused } = mendDataSuper(meta, data, options.random, trusted);
   if (written) return done(note === null ? [] : [note]);
-  return refused === null && keepMetaSuper(meta, data) ? done([LOST]) : { ...NONE, refused };
+  if (refused === null && keepMetaSuper(meta, data)) return done([LOST]);
+  return { ...NONE, refused, wrongDevices: refused !== null };
 }
