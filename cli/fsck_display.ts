@@ -309,14 +309,21 @@ function sum(codes: readonly CodeTally[]): { found: number; mended: number; left
 }
 
 /** What can be done about what is left. */
-function advice(codes: readonly CodeTally[], mode: Mode): string {
+export function advice(codes: readonly CodeTally[], mode: Mode): string {
   const left = (mending: string) =>
     codes.filter((c) => PROBLEMS[c.code].mending === mending).reduce((n, c) => n + c.left, 0);
   const safe = left("safe"), lossy = left("lossy"), none = left("none");
   if (mode === "all" || mode === "ask") return "fsck --explain CODE says what can be done";
   const parts: string[] = [];
+  // Mending refuses it; that a number in the super block is damaged is the rarer case.
+  if (codes.some((c) => c.code === "super-size" && c.left > 0)) {
+    parts.push("first: give a device that is cut short its size back");
+  }
   if (lossy > 0) {
-    parts.push(`next: fsck -y --undo FILE, which may lose what ${lossy} of the problems are about`);
+    const are = lossy === 1 ? "is" : "are";
+    parts.push(
+      `next: fsck -y --undo FILE, which may lose what ${lossy} of the problems ${are} about`,
+    );
   } else if (safe > 0) parts.push("next: fsck -p, which mends without losing anything");
   if (none > 0) parts.push(`nothing mends ${none} of the problems: fsck --explain CODE`);
   return parts.join("; ");

@@ -15,7 +15,7 @@ export const command: CommandSpec = {
   setup(c) {
     c.argument("[meta-device]", "metadata device or image file")
       .argument("[file]", "where to write the dump, - for standard output")
-      .option("-a, --all", "also blocks of this volume that nothing references any more")
+      .option("-a, --all", "also free blocks that still hold metadata of this volume")
       .option("-d, --data <device>", "keep the super block of the data device too")
       .option("-f, --force", "replace FILE if it exists")
       .option(
