@@ -72,6 +72,9 @@ export interface IndexEntry {
 
 const U64_MAX = 0xffff_ffff_ffff_ffffn;
 
+/** What is read of a file at a time, in blocks of 4 KiB. */
+const PIECE_BLOCKS = 256;
+
 export class VolumeReader {
   readonly #cache: BlockCache;
   readonly #trees: ItemTrees;
@@ -220,18 +223,19 @@ export class VolumeReader {
     const end = Math.min(offset + length, size);
     const out = new Uint8Array(Math.max(0, end - offset));
     if (out.length === 0) return out;
-    const piece = this.volume.data.allocBuffer(256 * SM_SIZE);
-    const lastBlock = Math.floor((end - 1) / SM_SIZE);
-    for (const e of this.extents(ino, Math.floor(offset / SM_SIZE))) {
+    const firstBlock = Math.floor(offset / SM_SIZE), lastBlock = Math.floor((end - 1) / SM_SIZE);
+    const most = Math.min(PIECE_BLOCKS, lastBlock - firstBlock + 1);
+    const piece = this.volume.data.allocBuffer(most * SM_SIZE);
+    for (const e of this.extents(ino, firstBlock)) {
       if (e.start > lastBlock) break;
       if (e.offline) {
         throw new FsError(ENOENT, `inode ${ino}: block ${e.start} is offline`);
       }
       if (e.unwritten) continue;
-      let block = Math.max(e.start, Math.floor(offset / SM_SIZE));
+      let block = Math.max(e.start, firstBlock);
       const stop = Math.min(e.start + e.length, lastBlock + 1);
       while (block < stop) {
-        const count = Math.min(256, stop - block);
+        const count = Math.min(most, stop - block);
         const buf = piece.subarray(0, count * SM_SIZE);
         this.volume.data.read(buf, (e.blkno + block - e.start) * SM_SIZE);
         const from = Math.max(offset, block * SM_SIZE);

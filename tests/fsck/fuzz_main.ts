@@ -1,17 +1,19 @@
 /**
  * A long fuzz campaign. Seeds are consecutive numbers; a seed chooses the volume and the damage.
  *
- *   deno run -A tests/fsck/fuzz_main.ts FIRST COUNT [SECONDS] [check | mount]   a campaign
+ *   deno run -A tests/fsck/fuzz_main.ts FIRST COUNT [SECONDS] [check | mount] [--jobs N]   a campaign
  *   deno run -A tests/fsck/fuzz_main.ts one BASE SEED [mount]           one run again, as reported
  *
  * A campaign `mount` mounts the damaged volumes (fuzz_mount.ts) instead of checking them; every fourth
  * is repaired afterwards.
  *
- * The runs are made by a child process. It is watched: a run of more than a minute of processor time
- * is a hang, more than 2 GiB of memory is too much, and an end without a result is a crash; each counts
- * as a failure of its seed, and the campaign goes on with the next.
+ * The runs are made by child processes, N at a time, of which each takes every Nth seed. They are
+ * watched: a run of more than a minute of processor time is a hang, more than 2 GiB of memory is too
+ * much, and an end without a result is a crash; each counts as a failure of its seed, and the campaign
+ * goes on with the next.
  */
 
+import { parseArgs } from "node:util";
 import { baseNames, makeBase } from "./fuzz_bases.ts";
 import { type Outcome, Target } from "./fuzz.ts";
 import { MountTarget } from "./fuzz_mount.ts";
@@ -38,10 +40,17 @@ async function runOne(base: string, seed: number, mode: string): Promise<Outcome
   return await target.run(seed, mode === "mount" ? seed % 4 === 0 : mode !== "check");
 }
 
-/** Runs seeds from `first` on, an outcome a line. */
-async function child(first: number, count: number, seconds: number, mode: string) {
-  const end = performance.now() + seconds * 1000, names = baseNames();
-  for (let seed = first; seed < first + count && performance.now() < end; seed++) {
+/** The seeds from `first` to before `end`, in steps of `step`. */
+interface Seeds {
+  readonly first: number;
+  readonly end: number;
+  readonly step: number;
+}
+
+/** Runs seeds, an outcome a line. */
+async function child({ first, end, step }: Seeds, seconds: number, mode: string) {
+  const stop = performance.now() + seconds * 1000, names = baseNames();
+  for (let seed = first; seed < end && performance.now() < stop; seed += step) {
     const outcome = await runOne(names[seed % names.length] as string, seed, mode);
     console.log(JSON.stringify(outcome));
   }
@@ -52,9 +61,8 @@ class Campaign {
   readonly #byBase = new Map<string, Map<string, number>>();
   runs = 0;
   failures = 0;
-  #last = 0;
   #peakKib = 0;
-  #process: Deno.ChildProcess | null = null;
+  readonly #processes = new Set<Deno.ChildProcess>();
   #stopped = false;
 
   add(o: Outcome): void {
@@ -82,45 +90,43 @@ class Campaign {
     console.log(`${this.runs} runs, ${this.failures} failures, peak memory ${peak} MiB`);
   }
 
-  /** Ends the child; what it has done counts. */
+  /** Ends the children; what they have done counts. */
   stop(): void {
     this.#stopped = true;
-    this.#process?.kill("SIGKILL");
+    for (const process of this.#processes) process.kill("SIGKILL");
   }
 
-  /** Runs children until all seeds are done or the time is up. */
-  async run(first: number, count: number, seconds: number, mode: string): Promise<void> {
+  /** Runs children, one after the other, until all seeds are done or the time is up. */
+  async run({ first, end, step }: Seeds, seconds: number, mode: string): Promise<void> {
     const started = performance.now(), names = baseNames();
-    for (let next = first; next < first + count;) {
+    for (let next = first; next < end;) {
       const left = seconds - (performance.now() - started) / 1000;
       if (left <= 0) break;
-      const { done, why } = await this.#child(next, first + count - next, left, mode);
+      const { done, why } = await this.#child({ first: next, end, step }, left, mode);
       if (why === null || this.#stopped) break;
-      const seed = next + done, base = names[seed % names.length] as string;
+      const seed = next + done * step, base = names[seed % names.length] as string;
       this.add({ base, seed, kind: "mixed", what: `FAILED ${why}`, failure: why });
-      next = seed + 1;
+      next = seed + step;
     }
   }
 
   async #child(
-    first: number,
-    count: number,
+    { first, end, step }: Seeds,
     seconds: number,
     mode: string,
   ): Promise<{ done: number; why: string | null }> {
     const args = ["run", "-A", import.meta.filename as string, "child"];
     const process = new Deno.Command(Deno.execPath(), {
-      args: [...args, ...[first, count, seconds].map(String), mode],
+      args: [...args, ...[first, end, step, seconds].map(String), mode],
       stdout: "piped",
     }).spawn();
-    this.#process = process;
+    this.#processes.add(process);
     let done = 0, why: string | null = null;
-    this.#last = performance.now();
-    let spent = 0;
+    let last = performance.now(), spent = 0;
     const watch = setInterval(() => {
       const kib = memoryOf(process.pid);
       this.#peakKib = Math.max(this.#peakKib, kib);
-      const hangs = performance.now() - this.#last > HANG_MS ||
+      const hangs = performance.now() - last > HANG_MS ||
         cpuOf(process.pid) - spent > HANG_CPU_MS;
       if (hangs) why = "hangs";
       else if (kib > MEMORY_KIB) why = `takes ${kib} KiB of memory`;
@@ -133,12 +139,13 @@ class Campaign {
       for (const line of lines) {
         this.add(JSON.parse(line) as Outcome);
         done++;
-        this.#last = performance.now();
+        last = performance.now();
         spent = cpuOf(process.pid);
       }
     }
     const { code } = await process.status;
     clearInterval(watch);
+    this.#processes.delete(process);
     return { done, why: why ?? (code === 0 ? null : `crashed with status ${code}`) };
   }
 }
@@ -169,14 +176,25 @@ if (command === "one") {
   console.log(`${outcome.kind}: ${outcome.what}\n${outcome.failure ?? ""}`);
   Deno.exit(outcome.failure === null ? 0 : 1);
 } else if (command === "child") {
-  const [first, count, seconds] = rest.map(Number) as [number, number, number];
-  await child(first, count, seconds, rest[3] as string);
+  const [first, end, step, seconds] = rest.map(Number) as [number, number, number, number];
+  await child({ first, end, step }, seconds, rest[4] as string);
 } else {
-  const modes = ["check", "mount"], mode = Deno.args.find((a) => modes.includes(a)) ?? "repair";
-  const [first, count, seconds] = Deno.args.filter((a) => a !== mode).map(Number);
+  const { positionals, values } = parseArgs({
+    args: Deno.args,
+    allowPositionals: true,
+    options: { jobs: { type: "string", default: "1" } },
+  });
+  const modes = ["check", "mount"], mode = positionals.find((a) => modes.includes(a)) ?? "repair";
+  const [first = 1, count = 1000, seconds = Infinity] = positionals.filter((a) => a !== mode)
+    .map(Number);
+  const jobs = Number(values.jobs);
+  if (!(Number.isInteger(jobs) && jobs > 0 && count > 0)) throw new Error("wrong use");
   const campaign = new Campaign();
   Deno.addSignalListener("SIGINT", () => campaign.stop());
-  await campaign.run(first ?? 1, count ?? 1000, seconds ?? Infinity, mode);
+  const job = (i: number) => ({ first: first + i, end: first + count, step: jobs });
+  await Promise.all(
+    Array.from({ length: jobs }, (_, i) => campaign.run(job(i), seconds, mode)),
+  );
   campaign.print();
   Deno.exit(campaign.failures === 0 ? 0 : 1);
 }
