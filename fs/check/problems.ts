@@ -537,6 +537,12 @@ export const PROBLEMS = {
     "safe",
     COUNT,
   ),
+  "extents-missing": kind(
+    "error",
+    "inode {ino}: {field} is {value}, its extents have only {found}",
+    "lossy",
+    "The count is corrected: what the inode had in extents that are missing is lost.",
+  ),
   "orphan-missing": kind(
     "error",
     "inode {ino} has no links and no orphan item: it would never be deleted",

@@ -170,14 +170,14 @@ Deno.test("fsck: long series are cut short, but not with -v or --json", async ()
     images.damage((s) => {
       for (const [, ino] of files) s.editInode(ino, (i) => i.onlineBlocks += 3);
     });
-    const lines = (r: Run) => r.out.match(/\[inode-blocks\]/g)?.length ?? 0;
+    const lines = (r: Run) => r.out.match(/\[extents-missing\]/g)?.length ?? 0;
     const short = await fsck("-n", meta, data);
     assert.equal(lines(short), 10);
     assert.match(short.out, /^… more like the line above/m);
-    assert.match(short.out, new RegExp(`^inode-blocks: ${files.length} found$`, "m"));
+    assert.match(short.out, new RegExp(`^extents-missing: ${files.length} found$`, "m"));
     assert.equal(lines(await fsck("-n", "-v", meta, data)), files.length);
     const all = records((await fsck("-n", "--json", meta, data)).out);
-    assert.equal(all.filter((r) => r.code === "inode-blocks").length, files.length);
+    assert.equal(all.filter((r) => r.code === "extents-missing").length, files.length);
   });
 });
 

@@ -82,7 +82,7 @@ export function mayLeave(left: readonly Problem[], stopped: string | null): bool
     left.every((p) => LEFT.some(([what]) => what.test(`${p.code}: ${p.message}`)));
 }
 
-interface Volume {
+export interface Volume {
   readonly meta: FuzzDevice;
   readonly data: FuzzDevice;
 }
@@ -141,6 +141,16 @@ export class Target {
   #randomOf(seed: number): { random: SeededRandom; kind: Kind } {
     const random = new SeededRandom(seed);
     return { random, kind: KINDS[random.below(KINDS.length)] as Kind };
+  }
+
+  /** Another volume with the damage of a seed, and what was done. Older ones can be used no more. */
+  damaged(seed: number): { v: Volume; again: () => Volume; kind: string; names: string } {
+    this.#buffers.reclaim();
+    const make = () => {
+      const { random, kind } = this.#randomOf(seed), v = this.#open();
+      return { v, kind, names: names(this.#damage(v, random, kind)) };
+    };
+    return { ...make(), again: () => make().v };
   }
 
   /** A check, which must not write. */

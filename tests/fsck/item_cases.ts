@@ -93,10 +93,10 @@ export const CASES: readonly Case[] = [
   },
   {
     name: "wrong block counts",
-    codes: ["inode-blocks"],
+    codes: ["inode-blocks", "extents-missing"],
     damage: (s, v) =>
       s.editInode(v.inos.get("file3")!, (i) => {
-        i.onlineBlocks += 2;
+        i.onlineBlocks -= 1;
         i.offlineBlocks = 1;
       }),
   },

@@ -9,6 +9,8 @@ import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { type ProblemCode, PROBLEMS } from "../../fs/check/problems.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { factsOf } from "./facts.ts";
+import { preen } from "./preen.ts";
 import { CAUSES } from "./problem_cases.ts";
 import { repairOptions } from "./repair_support.ts";
 import { type Mutant, mutantsOf, type Pair, readNamespace } from "./repair_trial.ts";
@@ -58,6 +60,19 @@ for (const code of Object.keys(PROBLEMS) as ProblemCode[]) {
     if (harmless && severity !== "info") same(w);
   });
 }
+
+Deno.test("problems: -p takes nothing from a -y that follows", () => {
+  const facts = factsOf(sample.meta, sample.data), what: string[] = [];
+  for (const code of Object.keys(PROBLEMS) as ProblemCode[]) {
+    const cause = CAUSES[code];
+    if (typeof cause === "object" && "make" in cause) continue;
+    const { random, now } = repairOptions();
+    const result = preen(facts, broken(code), broken(code), { random, now });
+    assert.equal(result.failure, null, code);
+    what.push(result.what);
+  }
+  assert.ok(what.filter((w) => w === "mended").length > 30, what.join());
+});
 
 const left = (r: ReturnType<typeof checkVolume>): string =>
   r.problems.filter((p) => p.severity !== "info").map((p) => `${p.code}: ${p.message}`).join("; ");

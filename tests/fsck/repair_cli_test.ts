@@ -31,7 +31,7 @@ Deno.test("fsck: mends, undoes, and says so with its exit status", async () => {
     const dev = openDevice(meta, { write: true });
     const s = new Surgeon(dev);
     s.editSuper((sb) => sb.dataAlloc.totalLen += 7);
-    s.editInode(v.inos.get("file3")!, (i) => i.mode = 0o170644);
+    s.editInode(v.inos.get("file3")!, (i) => i.flags = 0x4000);
     dev.close();
     const damaged = await Deno.readFile(meta);
 

@@ -198,11 +198,15 @@ export class Entries {
     }
   }
 
-  /** Of entries that share a position all but the first get positions of their own. */
+  /**
+   * Of entries that share a position all but the first get positions of their own. False if that would
+   * lose something and must not.
+   */
   spread(dir: number, pos: number): boolean {
-    const parent = this.patch.inode(dir);
+    const parent = this.patch.inode(dir), more = (this.#dirents(dir).get(pos) ?? []).slice(1);
     if (parent === null) return false;
-    for (const e of (this.#dirents(dir).get(pos) ?? []).slice(1)) {
+    if (!this.lossy && more.some((e) => this.patch.peekInode(e.ino) === null)) return false;
+    for (const e of more) {
       const target = this.patch.peekInode(e.ino);
       this.patch.remove(e.key);
       this.patch.remove(backrefKey(e.ino, dir, pos));

@@ -83,6 +83,7 @@ const ONLY_ITEMS: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "inode-size",
   "inode-nlink",
   "inode-blocks",
+  "extents-missing",
   "orphan-missing",
   "orphan-extra",
   "index-missing",

@@ -130,6 +130,7 @@ export class Fixers {
       case "inode-size":
         return s.edit(ino, (i) => i.size = num(values, "found"));
       case "inode-blocks":
+      case "extents-missing":
         return fixBlockCount(s, ino, text(values, "field"), num(values, "found"));
       case "inode-field":
         return fixInodeField(s, ino, text(values, "field"));

@@ -68,6 +68,8 @@ export function fixParents(s: FixScope, ino: number): boolean {
     return s.edit(ino, (i) => i.nlink = 2);
   }
   if (names.length < keep) return s.connect(ino);
+  // This round may have found its name.
+  if (names.length === keep) return true;
   if (!s.lossy) return false;
   for (const { dir, pos } of names.slice(keep)) {
     s.entries.remove(dir, pos, ino);

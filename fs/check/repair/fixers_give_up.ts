@@ -19,7 +19,7 @@ import { parseKey } from "./item_patch.ts";
 
 /** Problems of items; inode counts and totals are made anew from these. */
 const OF_ITEMS =
-  /^(index-|orphan-|indx-|srch-(missing|extra)|item-stale|inode-(?!count|next)|entry-|twin-|dir-|entries-in|extents-in|symlink|extent-(item|file|outside)|xattr|quota-rule)/;
+  /^(index-|orphan-|indx-|srch-(missing|extra)|item-stale|inode-(?!count|next)|entry-|twin-|dir-|entries-in|extents-(in|missing)|symlink|extent-(item|file|outside)|xattr|quota-rule)/;
 export const isOfItems = (code: ProblemCode): boolean => OF_ITEMS.test(code);
 
 /**

@@ -74,6 +74,7 @@ const TRACES: readonly ProblemCode[] = [
   "inode-count",
   "inode-nlink",
   "inode-size",
+  "extents-missing",
   "inode-blocks",
   "entry-without-twin",
   "twin-without-entry",
@@ -98,7 +99,11 @@ const TRACES: readonly ProblemCode[] = [
 
 /** Whether blocks that are neither used nor free may be leaves of which items are missed. */
 export const mayHaveLeaked = (counts: ReadonlyMap<ProblemCode, number>): boolean =>
-  counts.has("meta-leak") && TRACES.some((code) => counts.has(code));
+  counts.has("meta-leak") && tracesOfLoss(counts).length > 0;
+
+/** Those of the problems that the loss of items leaves in other places. */
+export const tracesOfLoss = (counts: ReadonlyMap<ProblemCode, number>): ProblemCode[] =>
+  TRACES.filter((code) => counts.has(code));
 
 export interface LooseLeaf {
   readonly blkno: number;

@@ -59,6 +59,7 @@ import {
 } from "./lost_blocks.ts";
 import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
+import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
 import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
 import { closeSlots, resetSlot } from "./quorum_slots.ts";
 import { FULL, growMeta } from "./volume_sizes.ts";
@@ -138,6 +139,8 @@ class Repair {
   readonly #deadSlots = new Set<number>();
   /** A round has changed something: from now on what it has let go of leaks as well. */
   #mended = false;
+  /** What this round has done, to be said when it is. */
+  #notes: string[] = [];
   readonly #answers = new Map<ProblemCode, boolean>();
   /** Problems that come back; null where nothing may be lost, or somebody is asked before it is. */
   readonly #ladder: Ladder | null;
@@ -301,6 +304,9 @@ class Repair {
     const { cx, items, report } = result;
     assert(cx !== null && items !== null, "a round needs a checked volume");
     if (cx.undersized) return false;
+    this.#notes = [];
+    const preening = this.options.mode === "safe";
+    if (preening && needsMoreThanPreening(report.counts)) return false;
     // Their trees are written anew from the items that can be read: the others would be gone.
     const losing = ({ code, values }: Problem) =>
       PROBLEMS[code].mending === "lossy" && isServerTree(String(values["what"])) &&
@@ -338,11 +344,8 @@ class Repair {
         .map(({ blkno }) => blkno),
     });
     if (this.#resetSlots(cx, quorumSlots(allowed))) round.changed = true;
-    const servers = new ServerTrees(round);
-    if (servers.recover()) {
-      this.#recovered = true;
-      this.options.log?.("what crashed mounts had left behind was taken back");
-    }
+    const servers = new ServerTrees(round), recovered = servers.recover();
+    if (recovered) this.#notes.push("what crashed mounts had left behind was taken back");
     const mender: Structure = {
       round,
       servers,
@@ -350,7 +353,7 @@ class Repair {
       allowed,
       mayMend: (bad) => this.#mayMend(bad, findings),
       stubborn: this.#stubborn(allowed),
-      log: (line) => this.options.log?.(line),
+      log: (line) => void this.#notes.push(line),
     };
     mendServerTrees(mender);
     const holes = this.#wholeHoles(cx, findings, allowed);
@@ -362,8 +365,9 @@ class Repair {
     const readable = !itemTreesBad && !rootLost && !findings.incomplete &&
       findings.serverTrees.size === 0;
     if (allowed.some((p) => p.code === "inode-next-ino")) round.raiseNextIno(findings.greatestIno);
+    if (preening && !found && mayHaveLostFiles(cx)) return false;
     if (!structure && !found && readable) {
-      this.#mendItems(round, servers, findings, report, allowed);
+      if (!this.#mendItems(round, servers, findings, report, allowed)) return false;
     }
     if (allowed.some(isSpaceProblem)) round.changed = true;
     const slots = allowed.filter((p) => p.code === "super-slot");
@@ -383,6 +387,8 @@ class Repair {
     }
     servers.write();
     round.commit();
+    this.#recovered ||= recovered;
+    for (const note of this.#notes) this.options.log?.(note);
     if (holes.some((h) => h.tree === FS_ROOT) && (freeKnown || !more)) this.#fsRootSought = true;
     if (ofFsRoot && !freeKnown) this.#freeForgotten = true;
     this.#fsRootLost = seekAgain;
@@ -434,8 +440,9 @@ class Repair {
     const freeKnown = this.#freeIsKnown(cx, findings);
     const merging = items.merge.completions.length > 0, logTrees = items.logTrees.length;
     return findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, (blocks, total) => {
+      if (blocks % 1024 !== 0) return;
       const share = blocks / total, bytesRead = cx.source.bytesRead;
-      if (blocks % 1024 === 0) onProgress?.({ phase: "lost blocks", share, bytesRead });
+      onProgress?.({ phase: "lost blocks", share, bytesRead });
     });
   }
 
@@ -471,9 +478,9 @@ class Repair {
     findings: Findings,
   ): { found: boolean; more: boolean } {
     const { leaves, staleItems, more } = salvage(round, servers, holes, loose, findings.dataLeaks);
-    if (leaves > 0) this.options.log?.(`${leaves} leaves that nothing led to were found`);
+    if (leaves > 0) this.#notes.push(`${leaves} leaves that nothing led to were found`);
     if (staleItems > 0) {
-      this.options.log?.(
+      this.#notes.push(
         `${staleItems} items were taken from older copies of lost blocks: they may be out of date`,
       );
     }
@@ -484,25 +491,31 @@ class Repair {
     return findings.codesOf(bad.ref.blkno).every((code) => this.#may(code, 1));
   }
 
+  /** False, with nothing written, if some of it loses something and nothing may be lost. */
   #mendItems(
     round: Round,
     servers: ServerTrees,
     findings: Findings,
     report: Report,
     allowed: readonly Problem[],
-  ): void {
+  ): boolean {
     const lossy = this.options.mode === "all";
     const patch = new ItemPatch(round);
     if (allowed.some(contradictsMerge)) {
       servers.abandonMerge();
       patch.settleTotals();
-      this.options.log?.("a log merge was given up: the next one begins anew");
+      this.#notes.push("a log merge was given up: the next one begins anew");
     }
-    const entries = new Entries(patch, this.options.now, lossy, (line) => this.options.log?.(line));
+    const entries = new Entries(
+      patch,
+      this.options.now,
+      lossy,
+      (line) => void this.#notes.push(line),
+    );
     const scope = new FixScope(round, patch, entries, lossy);
     const fixers = new Fixers(scope, servers);
     const shared = new SharedExtents(round, patch);
-    let mended = false;
+    let mended = false, refused = false;
     findings.queue.forEach((code, values) => {
       if (patch.isFull || fixers.isFull) return false;
       if (!this.#may(code, report.counts.get(code) ?? 1)) return true;
@@ -514,19 +527,24 @@ class Repair {
       try {
         const rung = isOfItems(code) ? this.#rung(code, values) : 0;
         if (fixers.mend(code, values, rung)) mended = true;
+        else if (!lossy && isOfItems(code)) refused = true;
       } catch (e) {
         // What it needs cannot be read, or no key can name it: the next round looks again.
         if (!(e instanceof FsError || e instanceof FormatError)) throw e;
+        refused ||= !lossy;
       }
-      return true;
+      return !refused;
     });
+    if (refused) return false;
     round.dataRuns = shared.free;
     fixers.finish();
-    for (const note of [...scope.notes, ...shared.notes]) this.options.log?.(note);
+    for (const note of scope.notes) this.#notes.push(note);
+    for (const note of shared.notes) this.#notes.push(note);
     if (mended) round.changed = true;
     const count = allowed.find((p) => p.code === "inode-count");
     if (count !== undefined) servers.setInodeCount(Number(count.values["found"]));
     patch.write(servers);
+    return true;
   }
 }
 
