@@ -46,8 +46,6 @@ export interface FixedBlocks {
   readonly sb: SuperBlock | null;
   /** Slots whose quorum service may be running. */
   readonly runningSlots: readonly number[];
-  /** Slots with an elected leader that has not stopped. */
-  readonly leadingSlots: readonly number[];
 }
 
 interface RawSuper {
@@ -60,11 +58,11 @@ interface RawSuper {
 export function checkFixed(meta: Device, data: Device, report: Reporter): FixedBlocks {
   const m = readSuper(meta, "metadata", report);
   const d = readSuper(data, "data", report);
-  if (m === null) return { sb: null, runningSlots: [], leadingSlots: [] };
+  if (m === null) return { sb: null, runningSlots: [] };
   const isMeta = (fieldU64(m.sb, 48) & SUPER_FLAG_META_DEV) !== 0;
   if (m.good && !isMeta) {
     report.add("super-role", { dev: "metadata", flags: fieldU64(m.sb, 48) });
-    return { sb: null, runningSlots: [], leadingSlots: [] };
+    return { sb: null, runningSlots: [] };
   }
   if (m.good) {
     checkIdentity(m.sb, m.block, "metadata", SUPER_FLAG_META_DEV, report);
@@ -81,8 +79,9 @@ export function checkFixed(meta: Device, data: Device, report: Reporter): FixedB
     if (m.good) comparePair(m.sb, d.sb, report);
   }
   const usable = m.good && exactTotals(m.sb);
-  const slots = usable ? checkQuorumBlocks(meta, m.sb, report) : { running: [], leading: [] };
-  return { sb: usable ? m.sb : null, runningSlots: slots.running, leadingSlots: slots.leading };
+  return usable
+    ? { sb: m.sb, runningSlots: checkQuorumBlocks(meta, m.sb, report) }
+    : { sb: null, runningSlots: [] };
 }
 
 function readSuper(dev: Device, name: string, report: Reporter): RawSuper | null {
@@ -217,12 +216,9 @@ function comparePair(m: SuperBlock, d: SuperBlock, report: Reporter): void {
   if (fieldU64(m, 40) !== fieldU64(d, 40)) report.add("super-pair", { what: "format version" });
 }
 
-function checkQuorumBlocks(
-  meta: Device,
-  sb: SuperBlock,
-  report: Reporter,
-): { running: number[]; leading: number[] } {
-  const running: number[] = [], leading: number[] = [];
+/** Checks all quorum blocks; the slots whose service may be running. */
+function checkQuorumBlocks(meta: Device, sb: SuperBlock, report: Reporter): number[] {
+  const running: number[] = [];
   for (let slot = 0; slot < QUORUM_MAX_SLOTS; slot++) {
     const block = readSmall(meta, QUORUM_BLKNO + slot);
     if (block === null) {
@@ -245,9 +241,8 @@ function checkQuorumBlocks(
     }
     checkEvents(q, block, slot, report);
     if (rawU64(v, 40) > rawU64(v, 240)) running.push(slot);
-    if (rawU64(v, 40 + 80 + 16) > rawU64(v, 40 + 160 + 16)) leading.push(slot);
   }
-  return { running, leading };
+  return running;
 }
 
 function checkEvents(q: QuorumBlock, block: Uint8Array, slot: number, report: Reporter): void {

@@ -3,10 +3,11 @@
  * until they are written again; where the newest is lost they are the best that is left. What they
  * say was true once, so each item is judged by what can be read today:
  *
- * - Only keys in a hole count, and not between those of a leaf that was found, and only where no tree has a version as new (01 §12.2). What is in
- *   log trees is newer than what has been merged (03 §16.1): an item that the lost leaf of fs_root
- *   held is older than all that is logged, and one of a log tree newer than all that is merged.
- *   Others are copies of leaves that are not lost, in which the item was deleted.
+ * - Only keys in a hole count, and not between those of a leaf that was found, and only where no tree
+ *   has a version as new (01 §12.2). What is in log trees is newer than what has been merged (03 §16.1):
+ *   an item that the lost leaf of fs_root held is older than all that is logged, and one of a log tree
+ *   newer than all that is merged. Others are copies of leaves that are not lost, in which the item was
+ *   deleted.
  * - The inode must exist: each inode has one meta_seq index item (01 §15.2). Only when such items are
  *   in a hole themselves is this left open.
  * - Of the three items of a directory entry, one that can be read must say the same.
