@@ -232,6 +232,26 @@ export const CASES: readonly Case[] = [
     after: (now) => assert.match(now.get("/file3") ?? "", /^100644 /),
   },
   {
+    name: "modes of no type",
+    codes: ["inode-field", "extents-in-other", "entries-in-file"],
+    damage: (s, v) => {
+      for (const path of ["file3", "a", "a/file4"]) {
+        s.editInode(v.inos.get(path)!, (i) => i.mode |= 0o170000);
+      }
+    },
+  },
+  {
+    name: "modes of another type",
+    codes: ["entry-type", "extents-in-other", "entries-in-file", "symlink"],
+    damage: (s, v) => {
+      for (const path of ["file3", "a", "a/file4"]) {
+        s.editInode(v.inos.get(path)!, (i) => i.mode = i.mode & 0o7777 | 0o140000);
+      }
+      s.editInode(v.inos.get("a/sym")!, (i) => i.mode = i.mode & 0o7777 | 0o010000);
+      s.editInode(v.inos.get("a/file1")!, (i) => i.mode = i.mode & 0o7777 | 0o120000);
+    },
+  },
+  {
     name: "an attribute without its second part",
     codes: ["xattr"],
     touched: ["/a/file4"],

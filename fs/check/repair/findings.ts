@@ -60,6 +60,10 @@ const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
     "inode-missing",
     "inode-length",
     "inode-field",
+    // Of what an inode is decides what its entries say.
+    "extents-in-other",
+    "entries-in-file",
+    "symlink",
     "entry-value",
     "entry-twins-differ",
     "entry-without-twin",

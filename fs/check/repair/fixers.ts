@@ -37,9 +37,10 @@ import {
   fixLinkCount,
   fixRootInode,
   remakeInode,
+  restoreType,
 } from "./fixers_inodes.ts";
 import { giveUp } from "./fixers_give_up.ts";
-import { type FixScope, LAST_NUMBER, num, text } from "./fixers_scope.ts";
+import { type FixScope, LAST_NUMBER, num, S_IFDIR, S_IFREG, text } from "./fixers_scope.ts";
 import {
   keepLastXattr,
   removeHeadlessXattrs,
@@ -128,7 +129,7 @@ export class Fixers {
       case "inode-nlink":
         return fixLinkCount(s, ino, num(values, "found"));
       case "inode-size":
-        return s.edit(ino, (i) => i.size = num(values, "found"));
+        return s.isOf(ino, S_IFREG) || s.edit(ino, (i) => i.size = num(values, "found"));
       case "inode-blocks":
       case "extents-missing":
         return fixBlockCount(s, ino, text(values, "field"), num(values, "found"));
@@ -153,9 +154,11 @@ export class Fixers {
       case "dir-cycle":
         return moveToLostFound(s, ino);
       case "entries-in-file":
-        return s.loseRange(ino, TYPE_DIRENT, TYPE_READDIR, "entries of what is no directory");
+        return s.isOf(ino, S_IFDIR) || restoreType(s, ino, S_IFDIR) ||
+          s.loseRange(ino, TYPE_DIRENT, TYPE_READDIR, "entries of what is no directory");
       case "extents-in-other":
-        return s.loseRange(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT, "extents of what is no file");
+        return s.isOf(ino, S_IFREG) || restoreType(s, ino, S_IFREG) ||
+          s.loseRange(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT, "extents of what is no file");
       case "symlink":
         return fixSymlink(s, ino);
       case "extent-item":

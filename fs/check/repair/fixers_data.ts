@@ -12,12 +12,12 @@ import {
 } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
 import { rawU64, viewOf } from "../raw.ts";
-import { type FixScope, S_IFLNK, S_IFMT } from "./fixers_scope.ts";
+import { restoreType } from "./fixers_inodes.ts";
+import { type FixScope, S_IFLNK } from "./fixers_scope.ts";
 
 export function fixSymlink(s: FixScope, ino: number): boolean {
-  const inode = s.patch.peekInode(ino);
-  if (inode === null) return false;
-  if ((inode.mode & S_IFMT) !== S_IFLNK) {
+  if (s.patch.peekInode(ino) === null) return false;
+  if (!s.isOf(ino, S_IFLNK) && !restoreType(s, ino, S_IFLNK)) {
     return s.loseRange(ino, TYPE_SYMLINK, TYPE_SYMLINK, "parts of a target of what is no symlink");
   }
   const parts = s.range(ino, TYPE_SYMLINK, TYPE_SYMLINK);

@@ -22,7 +22,7 @@ import {
 import { type Inode, orphanKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64 } from "../raw.ts";
-import { isDirMode } from "./entries.ts";
+import { entryType, isDirMode } from "./entries.ts";
 import { type FixScope, LAST_NUMBER, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
 export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
@@ -123,6 +123,13 @@ function guessFormat(s: FixScope, ino: number): number {
     if (mode !== undefined) return mode;
   }
   return S_IFREG;
+}
+
+/** All names of an inode say that it is of a type, and so do its items: its mode is what is wrong. */
+export function restoreType(s: FixScope, ino: number, format: number): boolean {
+  const names = s.range(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF), type = entryType(format);
+  if (names.length === 0 || names.some(({ val }) => val[24] !== type)) return false;
+  return s.edit(ino, (i) => i.mode = i.mode & 0o7777 | format);
 }
 
 /** Items of an inode without its inode item: a new one keeps what can be kept. */

@@ -13,6 +13,7 @@ import type { Round } from "./round.ts";
 
 export const U64_MAX = 0xffff_ffff_ffff_ffffn;
 export const S_IFMT = 0o170000;
+export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
 
@@ -48,6 +49,12 @@ export class FixScope {
     if (inode === null) return false;
     change(inode);
     return true;
+  }
+
+  /** Whether an inode is of a type by now: this round may have mended its mode. */
+  isOf(ino: number, format: number): boolean {
+    const inode = this.patch.peekInode(ino);
+    return inode !== null && (inode.mode & S_IFMT) === format;
   }
 
   /** The items of an inode, of types first to last. */
