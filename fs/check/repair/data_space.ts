@@ -26,12 +26,16 @@ import { extentOf } from "../names.ts";
 import type { Run } from "./free_blocks.ts";
 import type { ItemPatch } from "./item_patch.ts";
 import type { Round } from "./round.ts";
+import { RunList, type Runs, type RunVisitor } from "./run_list.ts";
 
 const VAL_OFF = 48;
 const VAL_LEN = 50;
 
-/** Reads all items once more; returns the maximal runs of data blocks that no file has. */
-export function freeDataRuns(cx: CheckContext, items: ServerItems): Run[] {
+/**
+ * Reads all items once more; returns the maximal runs of data blocks that no file has, which the
+ * caller closes.
+ */
+export function freeDataRuns(cx: CheckContext, items: ServerItems): RunList {
   const sorter = new Sorter({
     words: 4,
     keyWords: 4,
@@ -65,14 +69,14 @@ export function freeDataRuns(cx: CheckContext, items: ServerItems): Run[] {
       totl() {},
       stale() {},
     });
-    const runs: Run[] = [];
+    const runs = new RunList(cx.memory / 8, cx.tempDir);
     let end = DATA_DEV_START_BLKNO;
     sorter.forEach((w, at) => {
       const start = joinWords(w[at] as number, w[at + 1] as number);
-      if (start > end) runs.push({ start: end, len: start - end });
+      if (start > end) runs.push(end, start - end);
       end = Math.max(end, start + joinWords(w[at + 2] as number, w[at + 3] as number));
     });
-    if (cx.dataBlocks > end) runs.push({ start: end, len: cx.dataBlocks - end });
+    if (cx.dataBlocks > end) runs.push(end, cx.dataBlocks - end);
     return runs;
   } finally {
     cx.report.muted = false;
@@ -85,14 +89,16 @@ const COPY_BYTES = 1 << 20;
 /** Runs among which a long one is looked for. */
 const RUNS_LOOKED_AT = 64;
 
-/** Free data blocks that a repair takes some of, the first ones first. */
-class FreeData {
+/** Free data blocks that a repair takes some of, the first ones first. Visits what is left of them. */
+export class FreeData implements Runs {
   /** The first run of which something may be left. */
   #at = 0;
+  /** Blocks taken from the front of runs: of some of the next ones. */
+  readonly #taken = new Map<number, number>();
   #left: number;
 
-  constructor(private readonly runs: { start: number; len: number }[]) {
-    this.#left = runs.reduce((sum, r) => sum + r.len, 0);
+  constructor(private readonly runs: RunList) {
+    this.#left = runs.total;
   }
 
   get left(): number {
@@ -102,23 +108,39 @@ class FreeData {
   /** Up to `len` blocks in one piece: so many if one of the next runs is that long. */
   take(len: number): Run {
     assert(this.#left > 0, "free data blocks have been counted");
-    while ((this.runs[this.#at] as Run).len === 0) this.#at++;
-    const next = this.runs.slice(this.#at, this.#at + RUNS_LOOKED_AT);
-    const run = next.find((r) => r.len >= len) ?? next[0] as { start: number; len: number };
+    while (this.#rest(this.#at).len === 0) this.#taken.delete(this.#at++);
+    const end = Math.min(this.#at + RUNS_LOOKED_AT, this.runs.length);
+    let long = this.#at;
+    while (long < end && this.#rest(long).len < len) long++;
+    const i = long < end ? long : this.#at, run = this.#rest(i);
     const taken = { start: run.start, len: Math.min(run.len, len) };
-    run.start += taken.len;
-    run.len -= taken.len;
+    this.#taken.set(i, (this.#taken.get(i) ?? 0) + taken.len);
     this.#left -= taken.len;
     return taken;
   }
 
-  /** What has not been taken. */
-  rest(): Run[] {
-    return this.runs.filter(({ len }) => len > 0);
+  /** What is left of run `i`. */
+  #rest(i: number): Run {
+    const { start, len } = this.runs.at(i), taken = this.#taken.get(i) ?? 0;
+    return { start: start + taken, len: len - taken };
+  }
+
+  forEach(visit: RunVisitor): void {
+    for (let i = this.#at; i < this.runs.length; i++) {
+      const { start, len } = this.#rest(i);
+      if (len > 0) visit(start, len);
+    }
+  }
+
+  close(): void {
+    this.runs.close();
   }
 }
 
-/** Of two files with the same data blocks the later one gets blocks of its own. */
+/**
+ * Of two files with the same data blocks the later one gets blocks of its own; the round gets what is
+ * free without them.
+ */
 export class SharedExtents {
   /** Lines for the user. */
   readonly notes: string[] = [];
@@ -133,15 +155,11 @@ export class SharedExtents {
     if (extent === null || this.#done.has(owner)) return false;
     this.#done.add(owner);
     const { cx, items } = this.round, { ino, iblock } = extent;
-    this.#free ??= new FreeData(freeDataRuns(cx, items).map((run) => ({ ...run })));
+    this.#free ??= new FreeData(freeDataRuns(cx, items));
+    this.round.dataRuns = this.#free;
     if (!copyExtent(cx, this.patch, this.#free, ino, iblock)) return false;
     this.notes.push(`inode ${ino} got a copy of blocks that another file has as well`);
     return true;
-  }
-
-  /** Free runs of the data device if some have been taken. */
-  get free(): Run[] | null {
-    return this.#free?.rest() ?? null;
   }
 }
 

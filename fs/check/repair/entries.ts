@@ -34,6 +34,7 @@ import { Key } from "../../../format/key.ts";
 import { assert } from "../../errors.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { nameText } from "../inode_check.ts";
+import { DirentIndex, type IndexSpace, posOf } from "./dirent_index.ts";
 import type { ItemPatch } from "./item_patch.ts";
 
 const U32 = 0xffff_ffff;
@@ -75,9 +76,8 @@ interface StoredEntry {
 
 export class Entries {
   #lostFound = 0;
-  /** Entries of the directory looked through last, by position. */
-  #scanned = -1;
-  #byPos = new Map<number, StoredEntry[]>();
+  /** Of the directory looked through last. */
+  #index: DirentIndex | null = null;
 
   constructor(
     private readonly patch: ItemPatch,
@@ -87,7 +87,13 @@ export class Entries {
     private readonly lossy: boolean,
     /** Is told of each entry that goes. */
     private readonly log: (line: string) => void,
+    private readonly space: IndexSpace,
   ) {}
+
+  [Symbol.dispose](): void {
+    this.#index?.close();
+    this.#index = null;
+  }
 
   /**
    * Makes the items of position `pos` in directory `dir` agree; `child` is an inode that has, or may
@@ -107,7 +113,7 @@ export class Entries {
     }
     for (const { name } of [...found]) add(direntKey(dir, direntHash(name), pos));
     if (!found.some((e) => e.key.type === TYPE_DIRENT)) {
-      for (const e of this.#dirents(dir).get(pos) ?? []) {
+      for (const e of this.#direntsAt(dir, pos)) {
         add(e.key);
         add(backrefKey(e.ino, dir, pos));
       }
@@ -127,11 +133,12 @@ export class Entries {
   #newPos(dir: number): number {
     const parent = this.patch.inode(dir);
     assert(parent !== null, `entries of inode ${dir}, which is not there`);
-    const taken = [...this.#dirents(dir).keys()].filter((pos) => pos < INODE_COUNT_LIMIT - 1);
+    const greatest = this.#indexOf(dir).greatestBelow(INODE_COUNT_LIMIT - 1);
     const next = rawU64(parent.v, parent.o + 48);
-    const pos = taken.reduce(
-      (most, at) => Math.max(most, at + 1),
-      Math.max(DIRENT_FIRST_POS, next < INODE_COUNT_LIMIT ? next : 0),
+    const pos = Math.max(
+      DIRENT_FIRST_POS,
+      greatest + 1,
+      next < INODE_COUNT_LIMIT ? next : 0,
     );
     parent.nextReaddirPos = pos + 1;
     return pos;
@@ -142,7 +149,7 @@ export class Entries {
     const val = this.patch.get(readdirKey(dir, pos)) ?? this.patch.get(backrefKey(child, dir, pos));
     const entry = parse(readdirKey(dir, pos), val);
     if (entry !== null) this.patch.remove(direntKey(dir, direntHash(entry.name), pos));
-    for (const e of this.#dirents(dir).get(pos) ?? []) this.patch.remove(e.key);
+    for (const e of this.#direntsAt(dir, pos)) this.patch.remove(e.key);
     this.patch.remove(readdirKey(dir, pos));
     this.patch.remove(backrefKey(child, dir, pos));
   }
@@ -180,7 +187,7 @@ export class Entries {
     if (best === null) return null;
     // A lone remainder must not take a name that is there already.
     const alone = found.length === 1;
-    if (alone && this.find(dir, best.name).some((e) => rawPos(e.key) !== pos)) return null;
+    if (alone && this.find(dir, best.name).some((e) => posOf(e.key) !== pos)) return null;
     return best;
   }
 
@@ -203,7 +210,7 @@ export class Entries {
    * lose something and must not.
    */
   spread(dir: number, pos: number): boolean {
-    const parent = this.patch.inode(dir), more = (this.#dirents(dir).get(pos) ?? []).slice(1);
+    const parent = this.patch.inode(dir), more = this.#direntsAt(dir, pos).slice(1);
     if (parent === null) return false;
     if (!this.lossy && more.some((e) => this.patch.peekInode(e.ino) === null)) return false;
     for (const e of more) {
@@ -240,10 +247,22 @@ export class Entries {
       .filter((e): e is StoredEntry => e !== null && bytesEqual(e.name, name));
   }
 
-  #dirents(dir: number): Map<number, StoredEntry[]> {
-    if (this.#scanned === dir) return this.#byPos;
-    this.#scanned = dir;
-    this.#byPos = new Map();
+  /** Entries of `dir` whose dirent item gives position `pos`, in key order. */
+  #direntsAt(dir: number, pos: number): StoredEntry[] {
+    return this.#indexOf(dir).keysAt(pos)
+      .map((key) => parse(key, this.patch.get(key)))
+      .filter((e) => e !== null);
+  }
+
+  /** The index is that of the items as they were when it was made: it is asked for positions of then. */
+  #indexOf(dir: number): DirentIndex {
+    if (this.#index?.dir === dir) return this.#index;
+    this.#index?.close();
+    this.#index = null;
+    return this.#index = new DirentIndex(dir, this.#direntKeys(dir), this.space);
+  }
+
+  *#direntKeys(dir: number): Generator<Key> {
     const first = Key.of(ZONE_FS, dir, TYPE_DIRENT);
     const last = Key.words(
       ZONE_FS,
@@ -256,14 +275,9 @@ export class Entries {
       U32,
       255,
     );
-    for (const { key, val } of this.patch.range(first, last)) {
-      const entry = parse(key, val);
-      if (entry === null) continue;
-      const pos = rawPos(key), same = this.#byPos.get(pos);
-      if (same === undefined) this.#byPos.set(pos, [entry]);
-      else same.push(entry);
+    for (const { key, val } of this.patch.each(first, last)) {
+      if (parse(key, val) !== null) yield key;
     }
-    return this.#byPos;
   }
 
   /** The names of an inode: directory and position of each backref. */
@@ -282,7 +296,7 @@ export class Entries {
     );
     return this.patch.range(first, last).map(({ key }) => ({
       dir: key.secondHi * 2 ** 32 + key.secondLo,
-      pos: rawPos(key),
+      pos: posOf(key),
     }));
   }
 
@@ -290,7 +304,7 @@ export class Entries {
   separate(dir: number, name: Uint8Array): void {
     const same = this.find(dir, name);
     for (const e of same.slice(1)) {
-      const pos = rawPos(e.key);
+      const pos = posOf(e.key);
       const suffix = new TextEncoder().encode(`.${pos}`);
       const other = new Uint8Array(Math.min(name.length, NAME_MAX - suffix.length) + suffix.length);
       other.set(name.subarray(0, other.length - suffix.length));
@@ -393,6 +407,3 @@ function nameIsValid(name: Uint8Array): boolean {
   if (name[0] !== 0x2e) return true;
   return name.length > 2 || name.length === 2 && name[1] !== 0x2e;
 }
-
-/** Position in the key of a dirent or backref item. */
-const rawPos = (key: Key): number => key.thirdHi * 2 ** 32 + key.thirdLo;

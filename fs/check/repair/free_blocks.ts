@@ -11,6 +11,7 @@ import { META_DEV_START_BLKNO } from "../../../format/constants.ts";
 import type { MetaAllocator } from "../../block_cache.ts";
 import { noSpace } from "../../errors.ts";
 import { type BlockOwners, KIND_FREE, KIND_NOBODY, NOBODY } from "../owners.ts";
+import type { Runs, RunVisitor } from "./run_list.ts";
 
 export interface Run {
   readonly start: number;
@@ -129,14 +130,20 @@ export class FreeBlocks implements MetaAllocator {
     return this.#starts.length - this.#run + this.#later.size;
   }
 
-  /** All blocks that are free once the repair is durable, as maximal runs in ascending order. */
-  remaining(): Run[] {
-    const later = [...this.#later].sort((a, b) => a - b);
-    const runs: { start: number; len: number }[] = [];
+  /** All blocks that are free once the repair is durable, as maximal runs: what is left now. */
+  remaining(): Runs {
+    const later = Float64Array.from(this.#later).sort();
+    return { forEach: (visit) => this.#forEachLeft(later, visit) };
+  }
+
+  #forEachLeft(later: Float64Array, visit: RunVisitor): void {
+    let from = 0, end = 0;
     const add = (start: number, len: number) => {
-      const last = runs.at(-1);
-      if (last !== undefined && last.start + last.len === start) last.len += len;
-      else runs.push({ start, len });
+      if (start !== end) {
+        if (end > from) visit(from, end - from);
+        from = start;
+      }
+      end = start + len;
     };
     let l = 0;
     for (let i = this.#run; i < this.#starts.length; i++) {
@@ -146,7 +153,7 @@ export class FreeBlocks implements MetaAllocator {
       add(start, (this.#lens[i] as number) - skip);
     }
     while (l < later.length) add(later[l++] as number, 1);
-    return runs;
+    if (end > from) visit(from, end - from);
   }
 }
 

@@ -102,15 +102,16 @@ export class ItemPatch {
 
   /** The items of [first, last], which share zone and first field, as they are. Throws FsError. */
   range(first: Key, last: Key): { key: Key; val: Uint8Array }[] {
-    return [...this.#each(first, last)];
+    return [...this.each(first, last)];
   }
 
   /** The first item of [first, last], or null. Throws FsError. */
   first(first: Key, last: Key): { key: Key; val: Uint8Array } | null {
-    return this.#each(first, last).next().value ?? null;
+    return this.each(first, last).next().value ?? null;
   }
 
-  *#each(first: Key, last: Key): Generator<{ key: Key; val: Uint8Array }, undefined> {
+  /** What `range` returns, one by one; nothing may be changed meanwhile. Throws FsError. */
+  *each(first: Key, last: Key): Generator<{ key: Key; val: Uint8Array }, undefined> {
     const changes = this.#changes.range(first, last);
     let change = changes.next();
     const changedUpTo = function* (key: Key | null) {

@@ -336,7 +336,7 @@ class Repair {
     // What may be all that is left of something is not written before it has been brought back.
     const live = loose.leaves.some((leaf) => leaf.live) || loose.alone.length > 0 ||
       this.#fsRootLost;
-    const round = new Round(cx, items, {
+    using round = new Round(cx, items, {
       random: this.options.random,
       complete: !findings.incomplete && !lostParent && !lostLeaf && !rootLost && !live,
       conflicts: findings.conflicts,
@@ -506,11 +506,12 @@ class Repair {
       patch.settleTotals();
       this.#notes.push("a log merge was given up: the next one begins anew");
     }
-    const entries = new Entries(
+    using entries = new Entries(
       patch,
       this.options.now,
       lossy,
       (line) => void this.#notes.push(line),
+      { memory: round.cx.memory / 16, tempDir: round.cx.tempDir },
     );
     const scope = new FixScope(round, patch, entries, lossy);
     const fixers = new Fixers(scope, servers);
@@ -536,7 +537,6 @@ class Repair {
       return !refused;
     });
     if (refused) return false;
-    round.dataRuns = shared.free;
     fixers.finish();
     for (const note of scope.notes) this.#notes.push(note);
     for (const note of shared.notes) this.#notes.push(note);

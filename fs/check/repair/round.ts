@@ -48,7 +48,8 @@ import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
 import { COUNTER_LIMIT, fieldU64, rawU64, refBlkno } from "../raw.ts";
 import { findBlankBlocks } from "./blank_blocks.ts";
-import { BlockPool, FreeBlocks, type Run } from "./free_blocks.ts";
+import { BlockPool, FreeBlocks } from "./free_blocks.ts";
+import type { Runs } from "./run_list.ts";
 import { DIRTY_BLOCKS, TreeBuilder } from "./tree_builder.ts";
 
 const NO_VALUE = new Uint8Array(0);
@@ -76,8 +77,8 @@ export class Round {
   /** Where changes are made. */
   readonly t: WriteTree;
   readonly complete: boolean;
-  /** Free runs of the data device if data_alloc must be written anew. */
-  dataRuns: readonly Run[] | null = null;
+  /** Free runs of the data device if data_alloc must be written anew. They are closed with the round. */
+  dataRuns: Runs & { close(): void } | null = null;
   /** Free data extents are not what they should be. */
   dataSpaceWrong = false;
   /** No merge is under way any more. */
@@ -107,6 +108,11 @@ export class Round {
     });
     this.t = { cache: this.cache, writer: this.writer, alloc: this.alloc };
     this.#normalizeCounters();
+  }
+
+  [Symbol.dispose](): void {
+    this.dataRuns?.close();
+    this.dataRuns = null;
   }
 
   /** The newest version that anything can have so far. */
@@ -255,7 +261,7 @@ export class Round {
     this.writer.forgetAll();
   }
 
-  #writeDataAlloc(runs: readonly Run[]): void {
+  #writeDataAlloc(runs: Runs): void {
     this.releaseTree(this.sb.dataAlloc.root);
     buildExtents(this.t, this.sb.dataAlloc, runs);
   }
@@ -323,25 +329,26 @@ function extentBlocks(extents: number): number {
   return blocks;
 }
 
-/** Writes a tree of free extents (01 §11.1); runs ascend and do not touch. */
-export function buildExtents(t: WriteTree, root: AllocRoot, runs: readonly Run[]): void {
+/** Writes a tree of free extents (01 §11.1). */
+export function buildExtents(t: WriteTree, root: AllocRoot, runs: Runs): void {
   root.zero();
-  if (runs.length === 0) return;
   // Nothing refers to these blocks yet: they need not wait in memory.
   const writer = new BlockWriter(t.cache);
   const builder = new TreeBuilder({ ...t, writer }, DIRTY_BLOCKS);
+  const orders = new Set<number>();
   let total = 0;
-  for (const { start, len } of runs) {
+  runs.forEach((start, len) => {
     builder.add(freeExtentKey(start, len), NO_VALUE);
+    orders.add(extentOrder(len));
     total += len;
-  }
-  // The order of the other index: larger orders first, then the last block, then the length.
-  const orders = Uint8Array.from(runs, ({ len }) => extentOrder(len));
-  const index = Uint32Array.from(runs, (_, i) => i);
-  index.sort((a, b) => (orders[b] as number) - (orders[a] as number) || a - b);
-  for (const i of index) {
-    const { start, len } = runs[i] as Run;
-    builder.add(freeExtentOrderKey(start, len), NO_VALUE);
+  });
+  if (total === 0) return;
+  // The order of the other index: larger orders first, then the last block, then the length. There
+  // are a handful of orders, whatever the number of runs.
+  for (const order of [...orders].sort((a, b) => b - a)) {
+    runs.forEach((start, len) => {
+      if (extentOrder(len) === order) builder.add(freeExtentOrderKey(start, len), NO_VALUE);
+    });
   }
   builder.finish(root.root);
   writer.write();
