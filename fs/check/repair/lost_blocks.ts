@@ -135,6 +135,8 @@ export interface Loose {
   readonly more: boolean;
   /** All blocks that are in use and that nothing refers to are whole: no live leaf is missing. */
   readonly complete: boolean;
+  /** The live ones are those of a log tree that nothing leads to, and of holes, but nothing else. */
+  readonly lostLogTree?: boolean;
 }
 
 export const NOTHING_LOOSE: Loose = { leaves: [], alone: [], more: false, complete: false };
@@ -264,7 +266,7 @@ function overlapTooMuch(
 }
 
 /** The first 4 KiB of a block say whether the rest is worth reading. */
-function readHead(cx: CheckContext, head: Uint8Array, blkno: number): boolean {
+export function readHead(cx: CheckContext, head: Uint8Array, blkno: number): boolean {
   try {
     cx.meta.read(head, blkno * LG_SIZE);
     return true;
@@ -275,7 +277,7 @@ function readHead(cx: CheckContext, head: Uint8Array, blkno: number): boolean {
 }
 
 /** A block of this volume that is at its place. */
-const hasHeader = (cx: CheckContext, v: DataView, blkno: number): boolean =>
+export const hasHeader = (cx: CheckContext, v: DataView, blkno: number): boolean =>
   v.getUint32(8, true) === cx.source.fsidLo && v.getUint32(12, true) === cx.source.fsidHi &&
   rawU64(v, 24) === blkno;
 

@@ -57,6 +57,7 @@ import {
   mayHaveLeaked,
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
+import { findLostLogTree } from "./lost_log_tree.ts";
 import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
@@ -357,6 +358,7 @@ class Repair {
     };
     mendServerTrees(mender);
     const holes = this.#wholeHoles(cx, findings, allowed);
+    if (loose.lostLogTree === true) holes.push(wholeHole(LEAKED));
     const structure = mendItemTrees(mender, holes, loose.leaves);
     const { found, more } = this.#salvage(round, servers, holes, loose, findings);
     const ofFsRoot = holes.some((h) => h.tree === FS_ROOT && h.level > 0);
@@ -429,21 +431,30 @@ class Repair {
     findings: Findings,
     allowed: readonly Problem[],
   ): Loose {
-    const holes = this.#wholeHoles(cx, findings, allowed);
+    const { onProgress } = this.options;
+    const onRead = (blocks: number, total: number) => {
+      if (blocks % 1024 !== 0) return;
+      const share = blocks / total, bytesRead = cx.source.bytesRead;
+      onProgress?.({ phase: "lost blocks", share, bytesRead });
+    };
+    const freeKnown = this.#freeIsKnown(cx, findings);
+    const leaked = !this.#mended && allowed.some((p) => p.code === "meta-leak");
+    const lost = leaked && freeKnown ? findLostLogTree(cx, items, this.options.random, onRead) : [];
+    const holes = this.#wholeHoles(cx, findings, allowed)
+      .filter((h) => lost.length === 0 || h.tree !== LEAKED);
     for (const bad of cx.badBlocks) {
       if (!isItemTree(bad.tree) || !this.#mayMend(bad, findings)) continue;
       const hole = expectedHole(cx, bad);
       if (hole !== null) holes.push(hole);
     }
-    if (holes.length === 0) return NOTHING_LOOSE;
-    const { onProgress } = this.options;
-    const freeKnown = this.#freeIsKnown(cx, findings);
     const merging = items.merge.completions.length > 0, logTrees = items.logTrees.length;
-    return findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, (blocks, total) => {
-      if (blocks % 1024 !== 0) return;
-      const share = blocks / total, bytesRead = cx.source.bytesRead;
-      onProgress?.({ phase: "lost blocks", share, bytesRead });
-    });
+    const loose = holes.length === 0
+      ? NOTHING_LOOSE
+      : findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, onRead);
+    if (lost.length === 0) return loose;
+    const known = new Set(lost.map(({ blkno }) => blkno));
+    const leaves = [...lost, ...loose.leaves.filter(({ blkno }) => !known.has(blkno))];
+    return { ...loose, leaves, lostLogTree: true };
   }
 
   /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
@@ -453,8 +464,7 @@ class Repair {
     allowed: readonly Problem[],
   ): Hole[] {
     const holes: Hole[] = [];
-    const whole = (tree: string) =>
-      holes.push({ tree, level: BTREE_MAX_HEIGHT, lo: Key.ZEROS, hi: Key.ONES });
+    const whole = (tree: string) => holes.push(wholeHole(tree));
     // fs_root has at least the root inode.
     const empty = cx.sb.fsRoot.height === 0 && allowed.some((p) => p.code === "root-inode");
     if (this.#fsRootLost || empty && !this.#fsRootSought) whole(FS_ROOT);
@@ -554,6 +564,14 @@ function contradictsMerge({ code, values }: Problem): boolean {
   return code === "merge" && !/^nr_/.test(String(values["why"])) &&
     !isMergeItemOf(String(values["what"]), ZONE_LOG_MERGE_FREEING);
 }
+
+/** All of a tree is missing. */
+const wholeHole = (tree: string): Hole => ({
+  tree,
+  level: BTREE_MAX_HEIGHT,
+  lo: Key.ZEROS,
+  hi: Key.ONES,
+});
 
 function needsRecovery({ items }: CheckResult): boolean {
   return items !== null && (

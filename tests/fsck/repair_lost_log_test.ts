@@ -1,0 +1,146 @@
+/**
+ * Log trees that nothing leads to any more: their items are gone from logs_root. Nothing but blocks
+ * that are neither used nor free may tell of them, among blocks that were free.
+ */
+
+import assert from "node:assert/strict";
+import { findLeafItem, itemVal, removeItem } from "../../format/btree_block.ts";
+import { Key } from "../../format/key.ts";
+import { LogTrees } from "../../format/log_trees.ts";
+import type { Device } from "../../fs/device.ts";
+import { forEachItem } from "../../fs/btree.ts";
+import { isSound } from "../../fs/check/check.ts";
+import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { create, unlink } from "../../fs/ops/names.ts";
+import { checkVolume as checkIndependently } from "../helpers/check_volume.ts";
+import { LocalCluster } from "../helpers/local_cluster.ts";
+import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
+import {
+  bytes,
+  copyOf,
+  fill,
+  manifest,
+  problemsOf,
+  repairOptions,
+  Surgeon,
+  type Volume,
+} from "./repair_support.ts";
+
+const MODES = ["safe", "all"] as const;
+
+/** Takes log trees out of logs_root, and counts them. */
+function loseLogTrees(meta: Device, which: (lt: LogTrees) => boolean): number {
+  const s = new Surgeon(meta), { logsRoot } = s.superBlock(), keys: Key[] = [];
+  forEachItem({ cache: s.cache() }, logsRoot, Key.ZEROS, ({ key, val }) => {
+    const lt = LogTrees.at(val.slice());
+    if (lt.itemRoot.height > 0 && which(lt)) keys.push(key);
+  });
+  for (const key of keys) {
+    const leaf = s.leafOf(logsRoot, key);
+    assert.ok(leaf !== null);
+    s.editBlock(leaf, (b) => removeItem(b, findLeafItem(b, key)));
+  }
+  return keys.length;
+}
+
+const codesOf = (v: Volume): Set<string> => new Set(problemsOf(v.meta, v.data).map((p) => p.code));
+
+async function make(m: LocalFs, dir: number, name: string, mode = 0o100644): Promise<number> {
+  const ino = await m.run((op, fs) => create(op, fs, dir, bytes(name), mode, 0));
+  m.fs.refs.forget(ino, 1);
+  return ino;
+}
+
+/** One run brings all of it back; another one finds and changes nothing. */
+function mustBringBack(broken: Volume, healthy: ReadonlyMap<string, string>, mode: "safe" | "all") {
+  const v = copyOf(broken);
+  const result = repairVolume(v.meta, v.data, repairOptions(mode));
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+  assert.deepEqual([...manifest(v.meta, v.data)], [...healthy], mode);
+  assert.equal(result.lossy, false);
+  assert.deepEqual(checkIndependently(v.meta, v.data, { clean: true }).problems, []);
+  const again = repairVolume(v.meta, v.data, repairOptions(mode));
+  assert.ok(isSound(again.before));
+  assert.equal(again.commits, 0);
+}
+
+/** A clean volume whose merged files were made by mounts before the last one. */
+async function merged(): Promise<LocalCluster> {
+  const m = await newLocalFs({ fmtVers: 2 });
+  await fill(m, 1);
+  await make(m, 1, "removed later");
+  await m.sync();
+  await m.unmount();
+  return m.cluster;
+}
+
+Deno.test("lost log trees: one of which nothing but its blocks is left, by either mode", async () => {
+  const { meta, data } = await merged();
+  const m = await LocalFs.mount(await LocalCluster.open(meta, data, 1));
+  // All that another log tree has of the root is older.
+  const dir = await make(m, 1, "new", 0o40755);
+  for (let i = 0; i < 700; i++) await make(m, dir, `new${i}`);
+  await m.run((op, fs) => unlink(op, fs, 1, bytes("removed later")));
+  await m.sync();
+  await m.unmount();
+  const v = { meta: meta.snapshot(), data: data.snapshot(), inos: new Map<string, number>() };
+  const healthy = manifest(v.meta, v.data);
+  let newest = 0;
+  loseLogTrees(v.meta.snapshot(), (lt) => {
+    newest = Math.max(newest, lt.maxItemSeq);
+    return false;
+  });
+  assert.equal(loseLogTrees(v.meta, (lt) => lt.maxItemSeq === newest), 1);
+  assert.deepEqual([...codesOf(v)], ["meta-leak"]);
+  for (const mode of MODES) mustBringBack(v, healthy, mode);
+});
+
+/** The log tree that a mount had open, and took many commits to write, when it crashed. */
+async function crashed(): Promise<{ v: Volume; healthy: ReadonlyMap<string, string> }> {
+  const { meta, data } = await merged();
+  const m = await LocalFs.mount(await LocalCluster.open(meta, data, 1));
+  const dir = await make(m, 1, "new", 0o40755);
+  for (let turn = 0; turn < 12; turn++) {
+    for (let i = 0; i < 60; i++) await make(m, dir, `new${turn}.${i}`);
+    await make(m, dir, "comes and goes");
+    await m.sync();
+    await m.run((op, fs) => unlink(op, fs, dir, bytes("comes and goes")));
+    await m.sync();
+  }
+  await m.run((op, fs) => unlink(op, fs, 1, bytes("removed later")));
+  await m.sync();
+  const v = { meta: meta.snapshot(), data: data.snapshot(), inos: new Map<string, number>() };
+  await m.crash();
+  return { v, healthy: manifest(v.meta, v.data) };
+}
+
+Deno.test("lost log trees: an open one, whose older copies are not free any more either", async () => {
+  const { v, healthy } = await crashed();
+  assert.equal(loseLogTrees(v.meta, (lt) => !lt.isFinalized), 1);
+  assert.ok(codesOf(v).has("meta-leak"));
+  for (const mode of MODES) mustBringBack(v, healthy, mode);
+});
+
+Deno.test("lost log trees: free blocks that are not known to be free bring nothing back", async () => {
+  for (const lists of ["meta_alloc", "lists of the log tree"] as const) {
+    const { v, healthy } = await crashed();
+    const s = new Surgeon(v.meta);
+    if (lists === "meta_alloc") {
+      s.editSuper((sb) => sb.metaAlloc(sb.metaAlloc(0).root.isEmpty ? 1 : 0).zero());
+    } else {
+      const { logsRoot } = s.superBlock();
+      forEachItem({ cache: s.cache() }, logsRoot, Key.ZEROS, ({ key, val }) => {
+        if (LogTrees.at(val.slice()).isFinalized) return;
+        const leaf = s.leafOf(logsRoot, key);
+        assert.ok(leaf !== null);
+        s.editBlock(leaf, (b) => {
+          const lt = LogTrees.at(itemVal(b, findLeafItem(b, key)));
+          lt.metaAvail.zero();
+          lt.metaFreed.zero();
+        });
+      });
+    }
+    assert.ok(codesOf(v).has("meta-leak"), lists);
+    for (const mode of MODES) mustBringBack(v, healthy, mode);
+  }
+});
