@@ -132,7 +132,7 @@ export const PROBLEMS = {
     "error",
     "the super block has no quorum slot: nothing can mount the volume",
     "none",
-    "Set the slots with change-quorum-config.",
+    "Set the slots with change-quorum-config, or give them with --quorum-slot.",
   ),
   "super-slot-version": kind(
     "warning",

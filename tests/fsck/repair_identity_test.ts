@@ -73,6 +73,23 @@ Deno.test("identity: without both super blocks all files come back", async () =>
   }
 });
 
+Deno.test("identity: slots that neither super block has any more can be given", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+  const forget = (_raw: Uint8Array, sb: SuperBlock) => {
+    for (const nr of sb.qconf.presentSlots()) sb.qconf.slots(nr).zero();
+  };
+  editSuper(v.meta, forget, true);
+  editSuper(v.data, forget, true);
+  repairVolume(v.meta, v.data, repairOptions());
+  assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.code), ["super-no-slots"]);
+  const notes: string[] = [], log = (line: string) => void notes.push(line);
+  repairVolume(v.meta, v.data, { ...repairOptions(), slots: SLOTS, log });
+  assert.deepEqual(notes, ["the quorum slots are those that were given"]);
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  assert.equal(slotsOf(superOf(v.meta)), "0 127.0.0.1:42000,2 127.0.0.1:42002");
+  assert.deepEqual([...manifest(v.meta, v.data)], [...healthy]);
+});
+
 Deno.test("identity: the format version shows in the items", async () => {
   const m = await newLocalFs({ fmtVers: FMT_VERS_MIN, seed: 7 });
   await fill(m, 1, 12);

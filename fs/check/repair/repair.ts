@@ -85,7 +85,7 @@ export interface RepairOptions extends CheckOptions {
   readonly rung?: number;
   /** Whether problems of this kind shall be mended; asked once a code. Default: yes. */
   readonly ask?: (code: ProblemCode, count: number) => boolean;
-  /** Quorum slots of a volume both of whose super blocks are lost. */
+  /** Quorum slots of a volume of whose super blocks none that is left has any. */
   readonly slots?: readonly QuorumSlotSetting[];
   /** The data device is the volume's even if nothing shows it. */
   readonly trustData?: boolean;
@@ -184,7 +184,7 @@ class Repair {
         failed,
       });
       if (n <= MAX_ROUNDS) {
-        const { written, refused, wrongDevices, fsRootLost } = mendSuperBlocks(
+        const { written, lossy, refused, wrongDevices, fsRootLost } = mendSuperBlocks(
           this.meta,
           this.data,
           {
@@ -195,7 +195,7 @@ class Repair {
           },
         );
         if (written) {
-          this.#lossy = true;
+          this.#lossy ||= lossy;
           this.#fsRootLost ||= fsRootLost;
           this.#commits++;
           continue;
@@ -374,6 +374,7 @@ class Repair {
     if (allowed.some(isSpaceProblem)) round.changed = true;
     const slots = allowed.filter((p) => p.code === "super-slot");
     mendSlots(round.sb, this.data, [...new Set(slots.map((p) => Number(p.values["slot"])))]);
+    if (report.counts.has("super-no-slots")) this.#setSlots(round);
     if (allowed.some((p) => p.code === "super-slot-version")) round.sb.qconf.version = 1;
     if (allowed.some((p) => p.code === "super-option")) round.clearOptions();
     if (allowed.some((p) => isDataSpaceProblem(p))) round.dataSpaceWrong = true;
@@ -396,6 +397,15 @@ class Repair {
     this.#fsRootLost = seekAgain;
     this.#mended = true;
     return true;
+  }
+
+  /** Gives a super block that has no quorum slot any more those that the administrator knows. */
+  #setSlots(round: Round): void {
+    const { sb } = round, { slots } = this.options;
+    if (slots === undefined || sb.qconf.presentSlots().length > 0) return;
+    for (const { nr, addr, port } of slots) sb.qconf.slots(nr).addr.setIpv4(addr, port);
+    round.changed = true;
+    this.#notes.push("the quorum slots are those that were given");
   }
 
   /** Writes empty blocks for quorum slots; whether the device took any. */
