@@ -2,15 +2,17 @@
 
 import assert from "node:assert/strict";
 import { AllocListBlock } from "../../format/alloc.ts";
+import { sealBlock } from "../../format/crc32c.ts";
 import { create } from "../../fs/ops/names.ts";
 import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
-import { checkVolume } from "../../fs/check/check.ts";
+import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { firstItem, itemKey, itemVal, nextItem } from "../../format/btree_block.ts";
 import {
   LG_SIZE,
   SM_SIZE,
+  SUPER_BLKNO,
   TYPE_DATA_EXTENT,
   ZONE_FS,
   ZONE_INODE_INDEX,
@@ -178,6 +180,21 @@ Deno.test("repair: -p leaves alone what cannot be mended without loss", async ()
   assert.equal(result.commits === 0, v.meta.writes === writes);
   const now = problemsOf(v.meta, v.data);
   assert.ok(now.some((p) => p.code.startsWith("block-")));
+});
+
+Deno.test("repair: -p clears what is reserved in the data device's super block", async () => {
+  const v = await healthyVolume(), off = SUPER_BLKNO * SM_SIZE, sound = v.data.snapshot();
+  const block = v.data.allocBuffer(SM_SIZE);
+  v.data.read(block, off);
+  block[32] = 7;
+  block[SM_SIZE - 1] = 7;
+  sealBlock(block);
+  v.data.write(block, off);
+  assert.ok(problemsOf(v.meta, v.data).every((p) => p.code === "super-reserved"));
+  const result = repairVolume(v.meta, v.data, repairOptions("safe"));
+  assert.ok(isSound(result.after) && !result.lossy);
+  assert.equal(result.commits, 1);
+  assert.deepEqual(v.data.toImage(), sound.toImage());
 });
 
 Deno.test("repair: a crashed mount is recovered without its allocators", async () => {

@@ -39,6 +39,8 @@ import { fieldU64, isZero, rawU64, viewOf } from "../raw.ts";
 import { readBlock, readSuper } from "./supers.ts";
 import { isRelated } from "./volume_identity.ts";
 
+/** The id in a super block, which is always 0. */
+const ID = 32;
 /** Allocators and roots in a super block: of no meaning on the data device. */
 const ROOTS = 600;
 const ROOTS_END = 968;
@@ -94,6 +96,16 @@ export function mendDataSuper(
   data.write(made, SUPER_BLKNO * SM_SIZE);
   data.flush();
   return { written: true, note, refused: null };
+}
+
+/** Zeroes what is reserved in a super block of the data device that is sound otherwise. */
+export function clearReserved(data: Device): void {
+  const block = readSuper(data);
+  assert(block !== null, "a super block that cannot be read");
+  block.fill(0, ID, ID + 8);
+  sealBlock(block);
+  data.write(block, SUPER_BLKNO * SM_SIZE);
+  data.flush();
 }
 
 function isMetaSuper(raw: Uint8Array): boolean {

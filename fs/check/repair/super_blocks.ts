@@ -3,9 +3,10 @@
 import type { Device } from "../../device.ts";
 import type { Report } from "../check.ts";
 import type { ProblemCode } from "../problems.ts";
-import { mendDataSuper } from "./data_super.ts";
+import { clearReserved, mendDataSuper } from "./data_super.ts";
 import type { Findings } from "./findings.ts";
 import { rebuildMetaSuper, type RebuildOptions } from "./meta_super.ts";
+import { needsMoreThanPreening } from "./preening.ts";
 import { keepMetaSuper, mendMetaSuper, wrongDevices } from "./supers.ts";
 import { cutShort, mendTotals } from "./volume_sizes.ts";
 
@@ -49,6 +50,8 @@ export interface SuperOptions extends RebuildOptions {
 
 export interface MendedSuper {
   readonly written: boolean;
+  /** Something may have been lost with that. */
+  readonly lossy: boolean;
   /** Why nothing may be written at all. */
   readonly refused: string | null;
   /** That is because of the devices, not of damage: they are no pair, or not all there. */
@@ -59,6 +62,7 @@ export interface MendedSuper {
 
 const NONE: MendedSuper = {
   written: false,
+  lossy: false,
   refused: null,
   wrongDevices: false,
   fsRootLost: false,
@@ -78,12 +82,19 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
       code === "super-pair" || code === "super-size" ||
       USELESS.has(code) && values["dev"] === "data"
     );
-    return unsafe ? refuse("the super blocks must be mended first, with -y") : NONE;
+    if (unsafe) return refuse("the super blocks must be mended first, with -y");
+    const reserved = findings.problems.some(({ code, values }) =>
+      code === "super-reserved" && values["dev"] === "data" && may(code)
+    );
+    if (!reserved || needsMoreThanPreening(report.counts)) return NONE;
+    clearReserved(data);
+    options.log?.("what is reserved in the super block of the data device was cleared");
+    return { ...NONE, written: true };
   }
   const done = (notes: readonly string[], fsRootLost = false): MendedSuper => {
     options.log?.("a super block was written anew");
     for (const note of notes) options.log?.(note);
-    return { ...NONE, written: true, fsRootLost };
+    return { ...NONE, written: true, lossy: true, fsRootLost };
   };
   const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
   if (wrong.length === 0) {
