@@ -7,7 +7,8 @@
  *   blocks is one that was there as a whole, at some time.
  * - Versions of items and numbers of transactions only grow (03 §7): the tree of log trees with the
  *   greatest is the newest, and so is the fs_root with the newest item.
- * - fs_root has the root inode and no deletions, and no log_trees item names it as a log tree.
+ * - fs_root has the root inode and no deletions, and no log_trees item names it as a log tree. One that
+ *   was mended can be without: then log trees have the root inode (salvage.ts).
  *
  * Trees of the server that can be made anew are not looked for: search files, merges, free space.
  *
@@ -99,6 +100,8 @@ export interface RootCandidate extends Ref {
 export interface FoundRoots {
   /** Best first. */
   readonly fsRoots: readonly RootCandidate[];
+  /** Whole trees that could be an fs_root, but are without the root inode. */
+  readonly rootless: readonly RootCandidate[];
   readonly logsRoots: readonly RootCandidate[];
   /** Greatest numbers seen anywhere, in old trees too. */
   readonly greatestSeq: number;
@@ -381,6 +384,7 @@ class RootFinder {
 
   roots(): FoundRoots {
     const whole = new Best(), partial = new Best(), wholeLeaves = new Best(), logs = new Best();
+    const rootless = new Best();
     // The outermost keys of leaves that could be part of the same fs_root.
     let greatestFirst = Key.ZEROS, leastLast = Key.ONES;
     this.#table.forEach(FLAGS, (blkno) => {
@@ -408,6 +412,7 @@ class RootFinder {
       if ((flags & HAS_ROOT_INODE) !== 0) (level === 0 ? wholeLeaves : whole).add(root);
       // The root inode may have been in what is missing.
       else if (root.missing > 0 && level > 0) partial.add(root);
+      else if (level > 0 && !root.isPart) rootless.add(root);
     });
     for (const leaf of wholeLeaves.list()) {
       // A root that is a leaf has no other leaves beside it; older versions of it overlap it.
@@ -418,6 +423,7 @@ class RootFinder {
     }
     return {
       fsRoots: (whole.isEmpty ? partial : whole).list(),
+      rootless: rootless.list(),
       logsRoots: logs.list(),
       greatestSeq: this.#greatestSeq,
       greatestIno: this.#greatestIno,

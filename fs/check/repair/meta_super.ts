@@ -36,7 +36,7 @@ const SEQ_MARGIN = 1 << 16;
 const INO_MARGIN = 1 << 20;
 /** Errors that are expected while free space, counts and search files wait to be made anew. */
 const EXPECTED =
-  /^(meta-|data-|list-|alloc-|super-|srch-|quorum-|inode-count|inode-next-ino|owner-)/;
+  /^(meta-(?!block-twice)|data-|list-|alloc-|super-|srch-|quorum-|inode-count|inode-next-ino|owner-)/;
 
 export interface RebuildOptions extends CheckOptions {
   readonly random: Random;
@@ -101,7 +101,9 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
   const best = bestRoots(meta, data, block, rootsOf(remains), found, options);
   if (best === null) return refuse("no tree that was found leads to inodes", true);
   notes.unshift(
-    best.fs === null
+    best.empty === true
+      ? "fs_root is empty: log trees have everything"
+      : best.fs === null
       ? "fs_root was not found"
       : `fs_root was found at block ${best.fs.blkno}: ${tree(best.fs)}; of ${found.fsRoots.length}`,
     best.logs === null
@@ -119,7 +121,7 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
   }
   meta.write(block, SUPER_BLKNO * SM_SIZE);
   meta.flush();
-  const fsRootLost = best.fs === null || best.fs.isPart;
+  const fsRootLost = best.fs === null ? best.empty !== true : best.fs.isPart;
   if (fsRootLost) notes.push("its leaves are searched for, older ones among them");
   return {
     written: true,
@@ -140,10 +142,22 @@ const tree = (r: RootCandidate): string =>
 
 interface Roots {
   readonly fs: RootCandidate | null;
+  /** Nothing is wrong without an fs_root: log trees have everything. */
+  readonly empty?: boolean;
   readonly logs: RootCandidate | null;
 }
 
-/** The newest roots that lead to inodes; of those that are as new the ones with which least is wrong. */
+/** What a check finds with some roots. */
+interface Tried extends Roots {
+  readonly inodes: number;
+  readonly errors: number;
+}
+
+/**
+ * The newest roots that lead to inodes; of those that are as new the ones with which least is wrong. If
+ * something is, and nothing at all with another tree over which there are as many inodes, that one was
+ * fs_root.
+ */
 function bestRoots(
   meta: Device,
   data: Device,
@@ -152,21 +166,39 @@ function bestRoots(
   found: FoundRoots,
   options: CheckOptions,
 ): Roots | null {
+  const attempt = (fs: RootCandidate | null, logs: RootCandidate | null): Tried => {
+    setRoots(block, fs, logs);
+    const report = trySuper(meta, data, block, options);
+    return { fs, logs, inodes: report.stats.inodes, errors: unexpected(report) };
+  };
+  const best = newestRoots(own, found, attempt);
+  if (best === null || best.errors === 0 || best.logs === null) return best;
+  for (const fs of [null, ...found.rootless.slice(0, TRIED_EACH)]) {
+    const other = attempt(fs, best.logs);
+    if (other.errors > 0 || other.inodes < best.inodes) continue;
+    return { ...other, empty: fs === null };
+  }
+  return best;
+}
+
+function newestRoots(
+  own: SuperBlock | null,
+  found: FoundRoots,
+  attempt: (fs: RootCandidate | null, logs: RootCandidate | null) => Tried,
+): Tried | null {
   const fsRoots: (RootCandidate | null)[] = ownFirst(found.fsRoots, own?.fsRoot);
   const logsRoots: (RootCandidate | null)[] = ownFirst(found.logsRoots, own?.logsRoot);
   if (logsRoots.length === 0) logsRoots.push(null);
   if (fsRoots.length === 0) fsRoots.push(null);
   for (const sameLogs of byAge(logsRoots).slice(0, TRIED_AGES)) {
     for (const sameFs of byAge(fsRoots).slice(0, TRIED_AGES)) {
-      let best: Roots | null = null, least = Infinity;
+      let best: Tried | null = null;
       for (const logs of sameLogs) {
         for (const fs of sameFs) {
-          setRoots(block, fs, logs);
-          const report = trySuper(meta, data, block, options), errors = unexpected(report);
-          if (report.stats.inodes === 0 || errors >= least) continue;
-          least = errors;
-          best = { fs, logs };
-          if (errors === 0) return best;
+          const tried = attempt(fs, logs);
+          if (tried.inodes === 0 || best !== null && tried.errors >= best.errors) continue;
+          best = tried;
+          if (best.errors === 0) return best;
         }
       }
       if (best !== null) return best;

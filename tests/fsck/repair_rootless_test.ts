@@ -1,0 +1,89 @@
+/**
+ * Volumes that were mended once: log trees have the leaves of what was lost, the root inode among them,
+ * and fs_root has the rest, or nothing. Older trees, also with the root inode, are still about. When the
+ * super block is lost as well the newest trees are found all the same.
+ */
+
+import assert from "node:assert/strict";
+import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
+import { checkVolume, isSound } from "../../fs/check/check.ts";
+import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { DeviceError } from "../../fs/errors.ts";
+import { MemDevice } from "../../fs/memory_device.ts";
+import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { generate, generatedSize } from "./generate.ts";
+import { repairOptions, Surgeon } from "./repair_support.ts";
+import { wipe } from "./supers_support.ts";
+
+await useFastCrc32c();
+
+/** Enough for a tree of three levels. */
+const INODES = 78_000;
+
+interface Generated {
+  readonly meta: MemDevice;
+  readonly data: MemDevice;
+}
+
+function generated(): Generated {
+  const { metaBlocks, dataBlocks } = generatedSize(INODES);
+  const meta = new MemDevice(metaBlocks * LG_SIZE), data = new MemDevice(dataBlocks * SM_SIZE);
+  generate(meta, data, INODES);
+  return { meta, data };
+}
+
+/** Mends a volume of which no inode is lost; what was said, and the codes of all rounds. */
+function mustMendAll({ meta, data }: Generated): { notes: string[]; codes: Set<string> } {
+  const notes: string[] = [], codes = new Set<string>();
+  const { after, stopped } = repairVolume(meta, data, {
+    ...repairOptions(),
+    log: (line) => notes.push(line),
+    onProblem: ({ code }) => codes.add(code),
+  });
+  assert.equal(stopped, null);
+  assert.ok(isSound(after));
+  assert.equal(after.stats.inodes, INODES);
+  assert.ok(isSound(checkVolume(meta, data)));
+  return { notes, codes };
+}
+
+/** Blocks of fs_root by level. */
+const fsRootBlocks = (meta: MemDevice, level: number): number[] => {
+  const s = new Surgeon(meta);
+  return s.blocksOf(s.superBlock().fsRoot).filter((b) => b.level === level).map((b) => b.blkno);
+};
+
+Deno.test("rootless: a parent was lost, then the super block", () => {
+  const v = generated();
+  const [parent] = fsRootBlocks(v.meta, 1);
+  v.meta.write(new Uint8Array(LG_SIZE), parent! * LG_SIZE);
+  mustMendAll(v);
+  assert.ok(fsRootBlocks(v.meta, 0).length > 0, "fs_root has what was not lost");
+  const root = new Surgeon(v.meta).superBlock().fsRoot.ref.blkno;
+  wipe(v.meta);
+  const { notes, codes } = mustMendAll(v);
+  assert.ok(
+    notes.some((n) => n.startsWith(`fs_root was found at block ${root}:`)),
+    notes.join("\n"),
+  );
+  assert.ok(!codes.has("inode-missing") && !codes.has("meta-block-twice"), [...codes].join());
+});
+
+Deno.test("rootless: the root was lost, then the super block", () => {
+  const v = generated();
+  // One bad sector is as bad as all of them where leaves are found without it: nothing is lost.
+  const root = new Surgeon(v.meta).superBlock().fsRoot.ref.blkno;
+  const read = v.meta.read.bind(v.meta), bad = root * LG_SIZE + 3 * SM_SIZE;
+  v.meta.read = (buf, off) => {
+    if (off <= bad && off + buf.length > bad) throw new DeviceError("meta", "bad sector");
+    read(buf, off);
+  };
+  mustMendAll(v);
+  // The older tree is whole again, but its leaves are those of a log tree now.
+  v.meta.read = read;
+  assert.equal(new Surgeon(v.meta).superBlock().fsRoot.height, 0);
+  wipe(v.meta);
+  const { notes, codes } = mustMendAll(v);
+  assert.ok(notes.includes("fs_root is empty: log trees have everything"), notes.join("\n"));
+  assert.ok(!codes.has("meta-block-twice"), "nothing is claimed by an older tree as well");
+});
