@@ -70,7 +70,7 @@ export const command: CommandSpec = {
     )
       .argument("[data-device]", "data device or image file")
       .option("-n, --no-changes", "only report, change nothing; the default without a terminal")
-      .option("-p, --preen", "mend what can be mended without losing anything")
+      .option("-p, --preen", "mend what loses nothing, where nothing else is wrong")
       .option("-y, --yes", "mend everything that can be mended")
       .option("--undo <file>", "before mending save what is overwritten in a new file")
       .option("--undo-apply <file>", "bring the devices back to what an undo file has saved")

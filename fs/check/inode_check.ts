@@ -57,6 +57,7 @@ import type { Directories } from "./parents.ts";
 import { isZero, joinWords, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { ExtentSink } from "./space.ts";
+import { keyText, nameText } from "./text.ts";
 import { XattrCheck } from "./xattr_check.ts";
 
 const VAL_OFF = 48;
@@ -584,23 +585,4 @@ export class InodeCheck {
       bad(`its parts have ${this.#symlinkBytes} bytes, size is ${size}`);
     } else if (this.#symlinkEnd !== 0) bad("the target does not end in NUL");
   }
-}
-
-/** A stored key as text. */
-export function keyText(v: DataView, item: number): string {
-  const k = item + KEY;
-  return `${v.getUint8(k + 25)}.${v.getBigUint64(k, true)}.${v.getUint8(k + 26)}.${
-    v.getBigUint64(k + 8, true)
-  }.${v.getBigUint64(k + 16, true)}.${v.getUint8(k + 24)}`;
-}
-
-/** A name for messages: printable ASCII as it is, other bytes as \xNN. */
-export function nameText(name: Uint8Array): string {
-  let s = "";
-  for (const c of name) {
-    s += c >= 0x20 && c < 0x7f && c !== 0x5c
-      ? String.fromCharCode(c)
-      : `\\x${c.toString(16).padStart(2, "0")}`;
-  }
-  return s;
 }

@@ -36,9 +36,9 @@ import { bloomBits } from "../../format/hash.ts";
 import { Dirent, Inode, QuotaRuleVal } from "../../format/items.ts";
 import { Key } from "../../format/key.ts";
 import type { WalkContext } from "./context.ts";
-import { keyText } from "./inode_check.ts";
 import { hiWord, loWord, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
+import { keyText } from "./text.ts";
 import type { Leaf } from "./tree_walk.ts";
 
 const SEQ = 40;

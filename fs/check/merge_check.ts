@@ -29,7 +29,6 @@ import type { LogMergeComplete, LogMergeStatus } from "../../format/merge.ts";
 import { MAX_ITEMS } from "./block_scan.ts";
 import { itemOrder } from "./btree_check.ts";
 import { type CheckContext, toRef } from "./context.ts";
-import { keyText } from "./inode_check.ts";
 import { VersionCheck } from "./item_versions.ts";
 import {
   greatestSeq,
@@ -40,6 +39,7 @@ import {
 } from "./pass_roots.ts";
 import { rawU64, viewOf } from "./raw.ts";
 import type { RawBlock, Ref } from "./source.ts";
+import { keyText } from "./text.ts";
 import { type Leaf, type Parent, TreeWalk } from "./tree_walk.ts";
 
 const REF_BYTES = 16;

@@ -26,6 +26,7 @@ import type { ServerItems } from "./pass_roots.ts";
 import { MKFS_FREE_META } from "./pass_fixed.ts";
 import { fieldU64, isExact, isZero, rawU64, refBlkno } from "./raw.ts";
 import type { SpaceMap } from "./space.ts";
+import { keyText } from "./text.ts";
 import { checkUnusedSeq, TreeWalk } from "./tree_walk.ts";
 
 export function checkAllocators(cx: CheckContext, items: ServerItems, space: SpaceMap): void {
@@ -196,10 +197,7 @@ function walkExtents(
     for (let i = 0; i < leaf.nr; i++) {
       const item = leaf.order[i] as number, key = item + KEY;
       const zone = v.getUint8(key + 25);
-      const name = () =>
-        `${zone}.${v.getBigUint64(key, true)}.${v.getUint8(key + 26)}.${
-          v.getBigUint64(key + 8, true)
-        }.${v.getBigUint64(key + 16, true)}.${v.getUint8(key + 24)}`;
+      const name = () => keyText(v, item);
       if (v.getUint16(item + 50, true) !== 0) {
         report.add("item-length", { what, key: name(), len: v.getUint16(item + 50, true) });
       }

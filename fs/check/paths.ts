@@ -15,7 +15,7 @@ import type { Random } from "../env.ts";
 import { FsError } from "../errors.ts";
 import { ItemTrees } from "../resolve.ts";
 import { readRawSuper } from "../volume.ts";
-import { nameText } from "./inode_check.ts";
+import { nameText } from "./text.ts";
 
 const CACHE_BYTES = 16 << 20;
 /** Directories whose paths are remembered. */

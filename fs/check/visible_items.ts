@@ -34,11 +34,12 @@ import {
   type FactBook,
   SIDE_ITEM,
 } from "./facts.ts";
-import { type InodeCheck, keyText } from "./inode_check.ts";
+import type { InodeCheck } from "./inode_check.ts";
 import { LOG_MERGE } from "./names.ts";
 import { isZero, rawU64 } from "./raw.ts";
 import type { RawBlock } from "./source.ts";
 import type { ItemSink } from "./stream.ts";
+import { keyText } from "./text.ts";
 
 const VAL_OFF = 48;
 

@@ -21,8 +21,8 @@ import {
 } from "../ops/tags.ts";
 import type { WalkContext } from "./context.ts";
 import { FACT_INDX, FACT_SRCH, type FactBook, SIDE_SOURCE } from "./facts.ts";
-import { nameText } from "./inode_check.ts";
 import { isZero, joinWords, rawU64 } from "./raw.ts";
+import { nameText } from "./text.ts";
 
 const HEADER = 8;
 /**

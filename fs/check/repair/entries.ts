@@ -33,7 +33,7 @@ import {
 import { Key } from "../../../format/key.ts";
 import { assert } from "../../errors.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
-import { nameText } from "../inode_check.ts";
+import { nameText } from "../text.ts";
 import { DirentIndex, type IndexSpace, posOf } from "./dirent_index.ts";
 import type { ItemPatch } from "./item_patch.ts";
 
