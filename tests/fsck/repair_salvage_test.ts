@@ -4,7 +4,15 @@
  */
 
 import assert from "node:assert/strict";
-import { LG_SIZE, MAGIC_SUPER, SM_SIZE } from "../../format/constants.ts";
+import { HEIGHT } from "../../format/btree_block.ts";
+import {
+  BTREE_HEADER_BYTES,
+  BTREE_ITEM_BYTES,
+  LEAF_ITEM_HASH_OFF,
+  LG_SIZE,
+  MAGIC_SUPER,
+  SM_SIZE,
+} from "../../format/constants.ts";
 import type { Device } from "../../fs/device.ts";
 import { isSound } from "../../fs/check/check.ts";
 import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
@@ -107,6 +115,35 @@ Deno.test("salvage: all roots and parents lost at once cost nothing", () => {
   const { lost, risen } = mend(v, healthy, `${parents.length} blocks`);
   assert.deepEqual(lost, []);
   assert.deepEqual(risen, []);
+});
+
+/** What a leaf can be read without, broken. */
+const SLIPS: readonly (readonly [name: string, slip: (buf: Uint8Array) => void])[] = [
+  ["the height of an item", (buf) => void (buf[BTREE_HEADER_BYTES + HEIGHT]! ^= 130)],
+  ["padding", (buf) => void (buf[BTREE_HEADER_BYTES + BTREE_ITEM_BYTES - 1] = 1)],
+  ["the hash table", (buf) => {
+    const table = new Uint16Array(buf.slice(LEAF_ITEM_HASH_OFF).buffer);
+    const from = table.findIndex((item) => item !== 0), to = table.indexOf(0);
+    const v = new DataView(buf.buffer, buf.byteOffset + LEAF_ITEM_HASH_OFF);
+    v.setUint16(2 * to, table[from] as number, true);
+    v.setUint16(2 * from, 0, true);
+  }],
+];
+
+Deno.test("salvage: below a lost parent a leaf that can be read costs nothing", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+  const parents = itemBlocks(v.meta, (level) => level > 0);
+  const leaves = itemBlocks(v.meta, (level) => level === 0);
+  for (const [name, slip] of SLIPS) {
+    for (const leaf of leaves) {
+      const broken = copyOf(v), what = `${name} of leaf ${leaf}`;
+      new Surgeon(broken.meta).editBlock(leaf, ({ buf }) => slip(buf));
+      for (const blkno of parents) lose(broken.meta, blkno, (buf) => buf.fill(0));
+      const { lost, risen } = mend(broken, healthy, what);
+      assert.deepEqual(lost, [], what);
+      assert.deepEqual(risen, []);
+    }
+  }
 });
 
 Deno.test("salvage: without the tree of log trees their leaves are found", async () => {

@@ -9,8 +9,8 @@
  * Memory: half a kilobyte a leaf; of copies the newest that fit into a sixteenth of the budget.
  *
  * Relies on: a check of this volume (owners of all blocks).
- * Guarantees: a leaf that is handed out has the right checksum, fsid, magic, number and shape; a live
- * one lies wholly within one hole.
+ * Guarantees: a leaf that is handed out has the right checksum, fsid, magic, number and shape, and is
+ * sound unless it is live; a live one lies wholly within one hole.
  */
 
 import {
@@ -117,7 +117,15 @@ export interface LooseLeaf {
   readonly deletions: boolean;
   /** Part of what was lost, not an older copy. */
   readonly live: boolean;
+  /** Else its items can be read in key order, but it cannot stay as it is. */
+  readonly sound: boolean;
 }
+
+/**
+ * Rules of 01 §10.7 that a leaf of sound shape may break and still be read in key order: paddings, AVL
+ * heights, places in the hash table.
+ */
+const READABLE_WITHOUT = [1, 3, 4, 8];
 
 /** What a leaf that was found takes in memory, and copies that are kept in any case. */
 const LEAF_BYTES = 512;
@@ -211,7 +219,8 @@ export function findLooseLeaves(
   keepNewest(stale, most);
   const more = found > stale.length;
   if (overlapTooMuch(live, holes, logTrees)) {
-    const leaves = [...live.map((l) => ({ ...l, live: false })), ...stale];
+    const copied = live.filter((l) => l.sound).map((l) => ({ ...l, live: false }));
+    const leaves = [...copied, ...stale];
     return { leaves, alone: [], more, complete: false };
   }
   // Of those that were dropped nobody knows any more what they lie beside.
@@ -291,19 +300,27 @@ function looseLeaf(
   inUse: boolean,
 ): LooseLeaf | null {
   if (!blockCrcOk(b.buf)) return null;
-  const leaf = soundLeaf(b, blkno);
-  if (leaf === null) return null;
+  const leaf = readableLeaf(b, blkno);
+  if (leaf === null || !leaf.sound && !inUse) return null;
   const { first, last } = leaf;
   const live = inUse && holes.some((h) => holds(h, first) && holds(h, last));
   const near = holes.some((h) => first.compare(h.hi) <= 0 && last.compare(h.lo) >= 0);
-  return live || near ? { ...leaf, live } : null;
+  return live || near && leaf.sound ? { ...leaf, live } : null;
 }
 
 /** A leaf whose items can be part of any tree of items; null for one with anything wrong inside. */
 export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
+  const leaf = readableLeaf(b, blkno);
+  return leaf?.sound === true ? leaf : null;
+}
+
+function readableLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
   const { v } = b;
   const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
-  if (checkBlock(b, everything).length > 0 || firstItem(b) === 0) return null;
+  const broken = checkBlock(b, everything), sound = broken.length === 0;
+  const readable = sound ||
+    checkBtreeShape(b) === null && broken.every(({ rule }) => READABLE_WITHOUT.includes(rule));
+  if (!readable || firstItem(b) === 0) return null;
   const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
   if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
   let newest = 0, deletions = false;
@@ -313,5 +330,5 @@ export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
     deletions ||= itemFlags(b, item) !== 0;
   }
   const seqLo = v.getUint32(16, true), seqHi = v.getUint32(20, true);
-  return { blkno, seqLo, seqHi, first, last, newest, deletions, live: true };
+  return { blkno, seqLo, seqHi, first, last, newest, deletions, live: true, sound };
 }

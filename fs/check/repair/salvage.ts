@@ -8,9 +8,10 @@
  * delete (03 §16.1).
  *
  * Live leaves (lost_blocks.ts) stay where they are and get new parents, but where several cover the
- * same keys, being of several lost trees: those are merged into new leaves. Items of older copies are
- * judged one by one (stale_items.ts). Totals are left out: a log tree's are added to those of fs_root
- * (01 §12.2), which may have them already; fixers.ts makes them anew from the attributes.
+ * same keys, being of several lost trees: those are merged into new leaves, as are those that are not
+ * sound. Items of older copies are judged one by one (stale_items.ts). Totals are left out: a log
+ * tree's are added to those of fs_root (01 §12.2), which may have them already; fixers.ts makes them
+ * anew from the attributes.
  *
  * Memory: new blocks are written as soon as they take a quarter of the budget: they lie in free
  * space, and nothing refers to them before the super block does.
@@ -156,7 +157,7 @@ class Salvage {
         if (next.compare(last) > 0) last = next;
       }
       const group = sorted.slice(from, end), only = group.length === 1 ? group[0] : undefined;
-      if (only !== undefined && !mayHoldTotals(only)) this.#addLeaf(only);
+      if (only?.sound === true && !mayHoldTotals(only)) this.#addLeaf(only);
       else {
         for (const item of mergedItems(this.round, group)) {
           if (item.key.zone !== ZONE_XATTR_TOTL) this.#add(item);
