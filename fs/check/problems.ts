@@ -180,9 +180,9 @@ export const PROBLEMS = {
   ),
   "not-clean": kind(
     "info",
-    "the volume was not unmounted cleanly: {clients} mounted clients, {open} open log trees, running slots: {slots}",
+    "mounts are there, or ended without unmounting: {clients} mounted clients, {open} open log trees, running slots: {slots}",
     "none",
-    "The next mount recovers it.",
+    "The next mount recovers what a crash left, and so do -p and -y.",
   ),
   // Blocks and references.
   "ref-range": kind(
