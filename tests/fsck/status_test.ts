@@ -4,7 +4,9 @@
  */
 
 import assert from "node:assert/strict";
-import { SM_SIZE } from "../../format/constants.ts";
+import { QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import { sealBlock } from "../../format/crc32c.ts";
+import { QuorumBlock } from "../../format/quorum.ts";
 import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
@@ -97,6 +99,44 @@ Deno.test("status: a device that is cut short is refused with status 8, not writ
     }
     assert.equal((await fsck("-n")).code, 4);
     assert.deepEqual(await Deno.readFile(meta), v.meta.toImage());
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
+
+Deno.test("status: a repair of a volume that may be mounted is not undone without --force", async () => {
+  const dir = await Deno.makeTempDir({ prefix: "fsck-status-" });
+  try {
+    const v = await healthyVolume(), meta = `${dir}/m`, data = `${dir}/d`, undo = `${dir}/u`;
+    new Surgeon(v.meta).editInode(v.inos.get("file0")!, (i) => i.nlink = 9);
+    await Deno.writeFile(meta, v.meta.toImage());
+    await Deno.writeFile(data, v.data.toImage());
+    const fsck = async (...args: string[]) => {
+      const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", MAIN, "fsck", ...args, meta, data],
+        stdin: "null",
+      }).output();
+      return { code, err: new TextDecoder().decode(stderr) };
+    };
+    assert.equal((await fsck("-p", "--undo", undo)).code, 1);
+    const off = QUORUM_BLKNO * SM_SIZE;
+    const file = await Deno.readFile(meta), block = file.subarray(off, off + SM_SIZE);
+    const q = QuorumBlock.at(block);
+    q.writeNr = q.events(0).writeNr = q.writeNr + 1;
+    q.events(0).rid = 5n;
+    sealBlock(block);
+    await Deno.writeFile(meta, file);
+    const refused = await fsck("--undo-apply", undo);
+    assert.equal(refused.code, 8, refused.err);
+    assert.match(
+      refused.err,
+      /may be mounted somewhere:\n.*is in use by mount .*\n.*--force restores/,
+    );
+    assert.deepEqual(await Deno.readFile(meta), file, "nothing was written");
+    assert.equal((await fsck("--force", "--undo-apply", undo)).code, 0);
+    const before = v.meta.toImage();
+    before.set(block, off);
+    assert.deepEqual(await Deno.readFile(meta), before, "what the repair wrote is undone");
   } finally {
     await Deno.remove(dir, { recursive: true });
   }
