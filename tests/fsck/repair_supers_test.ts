@@ -120,6 +120,25 @@ Deno.test("supers: without super block, root and parents the leaves are found", 
   assert.ok(same * 10 > healthy.size * 8, `${same} of ${healthy.size}`);
 });
 
+Deno.test("supers: a size with which the volume would be too small for its own structures", () => {
+  for (const alone of [true, false]) {
+    const v = makeSample({ metaBlocks: 4096, dataBlocks: 1 << 18 }), s = new Surgeon(v.meta);
+    const healthy = manifest(v.meta, v.data);
+    s.editSuper((sb) => void (sb.totalMetaBlocks = 1024));
+    if (!alone) {
+      // With the right size more is found wrong than with the damaged one: what is neither used nor
+      // free counts then.
+      const sb = s.superBlock(), lists = [sb.serverMetaAvail(0), sb.serverMetaFreed(1)];
+      for (const { ref } of lists) s.editBlock(ref.blkno, ({ buf }) => buf.fill(0), false);
+    }
+    const result = repairVolume(v.meta, v.data, repairOptions());
+    assert.equal(result.stopped, null);
+    assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
+    assert.equal(s.superBlock().totalMetaBlocks, 4096);
+    assert.deepEqual(manifest(v.meta, v.data), healthy);
+  }
+});
+
 Deno.test("supers: the root inode's leaf is lost as well", async () => {
   const v = await healthyVolume(), healthy = manifest(v.meta, v.data), s = new Surgeon(v.meta);
   s.editBlock(s.superBlock().fsRoot.ref.blkno, ({ buf }) => buf.fill(0), false);

@@ -16,6 +16,7 @@ import { sealBlock } from "../../../format/crc32c.ts";
 import { SuperBlock } from "../../../format/super.ts";
 import type { Device } from "../../device.ts";
 import type { CheckOptions, Problem, Report } from "../check.ts";
+import { isUndersized } from "../pass_fixed.ts";
 import { fieldU64, isExact } from "../raw.ts";
 import { parseKey } from "./item_patch.ts";
 import { readSuper, trySuper, wholeSuper, writeMetaSuper } from "./supers.ts";
@@ -23,7 +24,7 @@ import { readSuper, trySuper, wholeSuper, writeMetaSuper } from "./supers.ts";
 /**
  * Raises totals of the metadata super block beyond which the volume has blocks that are there: to what
  * the data device's super block says, or to the devices' sizes. True when that was written, because
- * a check finds less with it.
+ * a check finds less with it, or finds out anything at all.
  */
 export function mendTotals(
   meta: Device,
@@ -36,7 +37,7 @@ export function mendTotals(
   if (raw === null || beyond.length === 0) return false;
   const dataToo = beyond.some(isDataProblem), metaToo = !beyond.every(isDataProblem);
   const metaHas = Math.floor(meta.size / LG_SIZE), dataHas = Math.floor(data.size / SM_SIZE);
-  const tried: Uint8Array[] = [];
+  const tooSmall = isUndersized(SuperBlock.at(raw)), tried: Uint8Array[] = [];
   const offer = (metaBlocks: number, dataBlocks: number) => {
     const block = meta.allocBuffer(SM_SIZE), sb = SuperBlock.at(block);
     block.set(raw);
@@ -52,6 +53,9 @@ export function mendTotals(
   if (other !== null) {
     offer(fieldU64(SuperBlock.at(other), 96), fieldU64(SuperBlock.at(other), 104));
   }
+  // The check of a volume that is said to be too small tells less, and nothing of it can be mended.
+  const enough = tried.find((block) => tooSmall && !isUndersized(SuperBlock.at(block)));
+  if (enough !== undefined) return writeMetaSuper(meta, enough);
   offer(metaHas, dataHas);
   let best: Uint8Array | null = null, least = before.errors;
   for (const block of tried) {
