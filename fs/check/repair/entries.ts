@@ -294,10 +294,11 @@ export class Entries {
       U32,
       255,
     );
-    return this.patch.range(first, last).map(({ key }) => ({
-      dir: key.secondHi * 2 ** 32 + key.secondLo,
-      pos: posOf(key),
-    }));
+    const names: { dir: number; pos: number }[] = [];
+    for (const { key } of this.patch.each(first, last)) {
+      names.push({ dir: key.secondHi * 2 ** 32 + key.secondLo, pos: posOf(key) });
+    }
+    return names;
   }
 
   /** All names of directory `dir` that are called `name` get names of their own, but the first. */

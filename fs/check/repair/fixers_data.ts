@@ -11,7 +11,7 @@ import {
   ZONE_FS,
 } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
-import { rawU64, viewOf } from "../raw.ts";
+import { isExact, rawU64, viewOf } from "../raw.ts";
 import { restoreType } from "./fixers_inodes.ts";
 import { type FixScope, S_IFLNK } from "./fixers_scope.ts";
 
@@ -33,7 +33,15 @@ export function fixSymlink(s: FixScope, ino: number): boolean {
 }
 
 export function fixExtentItem(s: FixScope, ino: number, end: number, count: number): boolean {
-  const items = s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT).filter(({ key }) =>
+  // There may be millions of extents, and as many problems: only where its numbers are exact do they
+  // lead to an item.
+  const near = isExact(end) && isExact(count)
+    ? s.patch.range(
+      Key.of(ZONE_FS, ino, TYPE_DATA_EXTENT, end, count),
+      Key.of(ZONE_FS, ino, TYPE_DATA_EXTENT, end, count, 255),
+    )
+    : s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT);
+  const items = near.filter(({ key }) =>
     Number(key.secondBig) === end && Number(key.thirdBig) === count
   );
   for (const { key, val } of items) {
@@ -60,13 +68,13 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
 
 export function removeOutsideExtents(s: FixScope, ino: number): boolean {
   if (!s.lossy) return false;
-  for (const { key, val } of s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
+  const outside: Key[] = [];
+  for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
     if (val.length !== 16) continue;
     const blkno = rawU64(viewOf(val), 0), len = Number(key.thirdBig);
-    if (blkno !== 0 && (blkno < 64 || blkno + len > s.round.cx.dataBlocks)) {
-      s.patch.remove(key);
-    }
+    if (blkno !== 0 && (blkno < 64 || blkno + len > s.round.cx.dataBlocks)) outside.push(key);
   }
+  for (const key of outside) s.patch.remove(key);
   s.notes.push(`inode ${ino} lost extents that lay outside the device`);
   return true;
 }

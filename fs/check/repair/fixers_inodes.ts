@@ -55,7 +55,7 @@ export function fixBlockCount(s: FixScope, ino: number, field: string, found: nu
 /** A number beyond the third key fields of an inode's items of a type; those of impossible ones change. */
 function beyond(s: FixScope, ino: number, type: number, least: number): number {
   let beyond = least;
-  for (const { key } of s.range(ino, type, type)) {
+  for (const { key } of s.each(ino, type, type)) {
     const n = Number(key.thirdBig);
     if (n < LAST_NUMBER) beyond = Math.max(beyond, n + 1);
   }
@@ -113,10 +113,10 @@ function moveDataSeq(s: FixScope, ino: number, i: Inode): void {
 
 /** The file type that an inode's items speak of. */
 function guessFormat(s: FixScope, ino: number): number {
-  const has = (type: number) => s.range(ino, type, type).length > 0;
+  const has = (type: number) => s.has(ino, type, type);
   if (has(TYPE_DIRENT) || has(TYPE_READDIR)) return 0o040000;
   if (has(TYPE_SYMLINK)) return S_IFLNK;
-  for (const { val } of s.range(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF)) {
+  for (const { val } of s.each(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF)) {
     const mode = [0o010000, 0o020000, 0o040000, 0o060000, S_IFREG, S_IFLNK, 0o140000][
       val[24] ?? -1
     ];
@@ -136,30 +136,28 @@ export function restoreType(s: FixScope, ino: number, format: number): boolean {
 export function remakeInode(s: FixScope, ino: number): boolean {
   if (!isExact(ino)) return false;
   const format = guessFormat(s, ino);
-  const items = s.range(ino, 0, 255);
-  if (items.length === 0) return true;
+  if (!s.has(ino, 0, 255)) return true;
   if (ino !== ROOT_INO && ino < FIRST_FREE_INO) return s.removeFile(ino);
-  if (format === S_IFLNK && !s.range(ino, TYPE_SYMLINK, TYPE_SYMLINK).length) {
+  if (format === S_IFLNK && !s.has(ino, TYPE_SYMLINK, TYPE_SYMLINK)) {
     // A symlink without its target is nothing.
     return s.removeFile(ino);
   }
   const permissions = ino === ROOT_INO ? 0o755 : isDirMode(format) ? 0o700 : 0o600;
   const inode = s.entries.makeInode(ino, format | permissions);
-  let names = 0, subdirs = 0, end = 0, target = 0;
-  for (const { key, val } of items) {
+  let names = 0, subdirs = 0, end = 0, target = 0, links = 0;
+  for (const { key, val } of s.each(ino, 0, 255)) {
     if (key.type === TYPE_DIRENT) {
       names += val.length - 32;
       if (val[24] === DT_DIR) subdirs++;
     } else if (key.type === TYPE_DATA_EXTENT) end = Math.max(end, Number(key.secondBig) + 1);
     else if (key.type === TYPE_SYMLINK) target += val.length;
+    else if (key.type === TYPE_LINK_BACKREF) links++;
   }
   inode.nextXattrId = beyond(s, ino, TYPE_XATTR, 0);
   inode.nextReaddirPos = beyond(s, ino, TYPE_DIRENT, DIRENT_FIRST_POS);
   inode.dataVersion = 1;
   inode.dataSeq = s.patch.seq;
-  inode.nlink = isDirMode(format)
-    ? 2 + subdirs
-    : Math.max(1, items.filter(({ key }) => key.type === TYPE_LINK_BACKREF).length);
+  inode.nlink = isDirMode(format) ? 2 + subdirs : Math.max(1, links);
   if (isDirMode(format)) inode.size = names;
   else if (format === S_IFLNK) inode.size = target;
   else if (format === S_IFREG) {

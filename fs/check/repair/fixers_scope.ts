@@ -59,21 +59,35 @@ export class FixScope {
 
   /** The items of an inode, of types first to last. */
   range(ino: number, first: number, last: number): { key: Key; val: Uint8Array }[] {
-    return this.patch.range(
-      Key.of(ZONE_FS, ino, first),
-      Key.of(ZONE_FS, ino, last, U64_MAX, U64_MAX, 255),
-    );
+    return [...this.each(ino, first, last)];
+  }
+
+  /** The same one by one, as there may be millions; nothing may be changed meanwhile. */
+  each(ino: number, first: number, last: number): Iterable<{ key: Key; val: Uint8Array }> {
+    return this.patch.each(...rangeOf(ino, first, last));
+  }
+
+  /** Whether an inode has items of types first to last. */
+  has(ino: number, first: number, last: number): boolean {
+    return this.patch.first(...rangeOf(ino, first, last)) !== null;
+  }
+
+  /** The keys of the items of an inode, of types first to last. */
+  keys(ino: number, first: number, last: number): Key[] {
+    const keys: Key[] = [];
+    for (const { key } of this.each(ino, first, last)) keys.push(key);
+    return keys;
   }
 
   removeRange(ino: number, first: number, last: number): boolean {
     if (!this.lossy) return false;
-    for (const { key } of this.range(ino, first, last)) this.patch.remove(key);
+    for (const key of this.keys(ino, first, last)) this.patch.remove(key);
     return true;
   }
 
   /** The same, which is said: `what` are these items. */
   loseRange(ino: number, first: number, last: number, what: string): boolean {
-    if (!this.lossy || this.range(ino, first, last).length === 0) return this.lossy;
+    if (!this.lossy || !this.has(ino, first, last)) return this.lossy;
     this.notes.push(`inode ${ino}: ${what} were removed`);
     return this.removeRange(ino, first, last);
   }
@@ -94,7 +108,7 @@ export class FixScope {
     if (!this.lossy) return false;
     const inode = this.patch.peekInode(ino);
     for (const { dir, pos } of this.entries.backrefs(ino)) this.entries.remove(dir, pos, ino);
-    for (const { key } of this.range(ino, 0, 255)) {
+    for (const key of this.keys(ino, 0, 255)) {
       if (!key.equals(inodeKey(ino))) this.patch.remove(key);
     }
     if (inode !== null) {
@@ -107,3 +121,9 @@ export class FixScope {
     return true;
   }
 }
+
+/** First and last key of the items of an inode, of types first to last. */
+const rangeOf = (ino: number, first: number, last: number): [Key, Key] => [
+  Key.of(ZONE_FS, ino, first),
+  Key.of(ZONE_FS, ino, last, U64_MAX, U64_MAX, 255),
+];
