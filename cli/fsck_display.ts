@@ -324,6 +324,8 @@ export function advice(codes: readonly CodeTally[], mode: Mode): string {
     parts.push(
       `next: fsck -y --undo FILE, which may lose what ${lossy} of the problems ${are} about`,
     );
+  } else if (safe > 0 && mode === "safe") {
+    parts.push("next: fsck -y --undo FILE: what is left may be traces of something lost");
   } else if (safe > 0) parts.push("next: fsck -p, which mends without losing anything");
   if (none > 0) parts.push(`nothing mends ${none} of the problems: fsck --explain CODE`);
   return parts.join("; ");

@@ -15,6 +15,7 @@ Deno.test("advice: what loses nothing before what may lose something", () => {
     advice(left("inode-nlink", "inode-field"), "report"),
     "next: fsck -y --undo FILE, which may lose what 1 of the problems is about",
   );
+  assert.match(advice(left("data-leak", "index-extra"), "safe"), /^next: fsck -y /);
   assert.equal(
     advice(left("xattr", "inode-field"), "safe"),
     "next: fsck -y --undo FILE, which may lose what 2 of the problems are about",

@@ -78,12 +78,15 @@ export function factsOf(meta: Device, data: Device): Facts {
 
 function* fieldsOf(i: Inode): Generator<[string, string]> {
   const { v, o } = i;
-  yield ["size", String(rawU64(v, o))];
+  // A directory's follow from its entries.
+  if ((i.mode & 0o170000) !== 0o040000) {
+    yield ["size", String(rawU64(v, o))];
+    yield ["nlink", String(i.nlink)];
+  }
   yield ["data_seq", String(rawU64(v, o + 16))];
   yield ["data_version", String(rawU64(v, o + 24))];
   yield ["online_blocks", String(rawU64(v, o + 32))];
   yield ["offline_blocks", String(rawU64(v, o + 40))];
-  yield ["nlink", String(i.nlink)];
   yield ["owner", `${i.uid} ${i.gid} ${i.proj}`];
   yield ["mode", i.mode.toString(8)];
   yield ["rdev", String(i.rdev)];

@@ -6,7 +6,7 @@ import { PreenTarget } from "./fuzz_preen.ts";
 
 /** Volumes, how many seeds of each, and seeds that once failed. */
 const RUNS: readonly (readonly [base: string, runs: number, seeds: readonly number[]])[] = [
-  ["sample", 150, [41000027]],
+  ["sample", 150, [41000027, 45001377]],
   ["mounts", 120, [41000005, 41000034, 41000040, 41000138, 44000533]],
   ["mounts-v1", 60, [41000147]],
 ];

@@ -252,6 +252,21 @@ export const CASES: readonly Case[] = [
     },
   },
   {
+    name: "an entry whose items are filed under other positions",
+    codes: ["entry-value"],
+    damage: (s, _v, entry) => {
+      const move = (old: Key, now: Key) => {
+        const val = s.value(old) as Uint8Array;
+        s.removeItem(old);
+        s.insertItem(now, val);
+      };
+      const first = entry("file3"), other = entry("a/file4"), third = entry("a/file7");
+      move(first.dirent, direntKey(first.dir, direntHash(first.name), 500));
+      move(other.readdir, readdirKey(other.dir, 600));
+      move(third.backref, backrefKey(third.ino, third.dir, 700));
+    },
+  },
+  {
     name: "an attribute without its second part",
     codes: ["xattr"],
     touched: ["/a/file4"],

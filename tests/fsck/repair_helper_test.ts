@@ -71,7 +71,7 @@ Deno.test("fsck.scoutfs: the installed helper checks and mends by one device", a
     const dev = openDevice(meta, { write: true });
     const s = new Surgeon(dev);
     s.editSuper((sb) => sb.dataAlloc.totalLen += 7);
-    s.editInode(v.inos.get("file3")!, (i) => i.mode = 0o170644);
+    s.editInode(v.inos.get("file3")!, (i) => i.flags = 0x4000);
     dev.close();
     assert.equal((await run(helper, "-f", "-n", data)).code, 4);
     assert.equal((await run(helper, "-a", data)).code, 1 | 4, "what loses nothing is mended");

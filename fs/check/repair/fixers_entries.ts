@@ -9,10 +9,15 @@ import {
   TYPE_LINK_BACKREF,
   TYPE_READDIR,
 } from "../../../format/constants.ts";
+import { bytesEqual } from "../../../format/bytes.ts";
+import { direntHash } from "../../../format/hash.ts";
+import { backrefKey, Dirent, direntKey, readdirKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { type FixScope } from "./fixers_scope.ts";
 import { parseKey } from "./item_patch.ts";
+
+const NONE = new Uint8Array(0);
 
 export function fixEntryValue(s: FixScope, name: string): boolean {
   const key = parseKey(name);
@@ -24,6 +29,14 @@ export function fixEntryValue(s: FixScope, name: string): boolean {
   const target = val === null || val.length < 8 ? 0 : rawU64(viewOf(val), 0);
   const canonical = key.fourth === 0 && (key.type !== TYPE_READDIR || third === 0) &&
     isExact(first) && isExact(third) && (key.type === TYPE_DIRENT || isExact(second));
+  const pos = val === null || val.length <= Dirent.SIZE ? 0 : rawU64(viewOf(val), 16);
+  const dir = key.type === TYPE_LINK_BACKREF ? second : first;
+  if (canonical && val !== null && pos !== (key.type === TYPE_READDIR ? second : third)) {
+    if (hasTwinAt(s, dir, pos, target, val)) {
+      s.patch.remove(key);
+      return s.entries.mend(dir, pos, target);
+    }
+  }
   let done = true;
   if (!canonical) {
     // No reader looks there.
@@ -42,6 +55,14 @@ export function fixEntryValue(s: FixScope, name: string): boolean {
     s.patch.remove(key);
   }
   return done;
+}
+
+/** Whether another item of an entry is where this value says that it belongs. */
+function hasTwinAt(s: FixScope, dir: number, pos: number, ino: number, val: Uint8Array): boolean {
+  if (!isExact(pos) || !isExact(ino)) return false;
+  const hash = direntHash(val.subarray(Dirent.SIZE));
+  return [direntKey(dir, hash, pos), readdirKey(dir, pos), backrefKey(ino, dir, pos)]
+    .some((key) => bytesEqual(s.patch.get(key) ?? NONE, val));
 }
 
 function isMisfiled(key: Key, val: Uint8Array): boolean {
