@@ -56,8 +56,34 @@ function record(q: QuorumBlock, event: number, like: number): void {
   to.writeNr = q.writeNr;
 }
 
+/**
+ * Writes empty blocks for slots but those that are `dead`: whose blocks the device has not taken before.
+ * Whether it took any.
+ */
+export function resetSlots(
+  meta: Device,
+  fsid: bigint,
+  slots: ReadonlySet<number>,
+  dead: Set<number>,
+  log: (line: string) => void,
+): boolean {
+  let any = false;
+  for (const slot of slots) {
+    if (dead.has(slot)) continue;
+    const why = resetSlot(meta, fsid, slot);
+    if (why === null) any = true;
+    else dead.add(slot);
+    log(
+      why === null
+        ? `the quorum block of slot ${slot} was replaced by an empty one`
+        : `the quorum block of slot ${slot} cannot be replaced: ${why}`,
+    );
+  }
+  return any;
+}
+
 /** Writes an empty block, as mkfs does; why the device does not take it, null if it does. */
-export function resetSlot(meta: Device, fsid: bigint, slot: number): string | null {
+function resetSlot(meta: Device, fsid: bigint, slot: number): string | null {
   const block = meta.allocBuffer(SM_SIZE);
   const { hdr } = QuorumBlock.at(block);
   hdr.magic = MAGIC_QUORUM;

@@ -62,7 +62,7 @@ import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
 import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
-import { closeSlots, resetSlot } from "./quorum_slots.ts";
+import { closeSlots, resetSlots } from "./quorum_slots.ts";
 import { FULL, growMeta } from "./volume_sizes.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
 import { TempFileError } from "../temp_file.ts";
@@ -344,7 +344,11 @@ class Repair {
       spared: loose.leaves.filter((leaf) => !leaf.live).sort((a, b) => b.newest - a.newest)
         .map(({ blkno }) => blkno),
     });
-    if (this.#resetSlots(cx, quorumSlots(allowed))) round.changed = true;
+    const log = (line: string) => this.options.log?.(line);
+    const { fsid } = cx.sb.hdr;
+    if (resetSlots(this.meta, fsid, quorumSlots(allowed), this.#deadSlots, log)) {
+      round.changed = true;
+    }
     const servers = new ServerTrees(round), recovered = servers.recover();
     if (recovered) this.#notes.push("what crashed mounts had left behind was taken back");
     const mender: Structure = {
@@ -406,23 +410,6 @@ class Repair {
     for (const { nr, addr, port } of slots) sb.qconf.slots(nr).addr.setIpv4(addr, port);
     round.changed = true;
     this.#notes.push("the quorum slots are those that were given");
-  }
-
-  /** Writes empty blocks for quorum slots; whether the device took any. */
-  #resetSlots(cx: CheckContext, slots: ReadonlySet<number>): boolean {
-    let any = false;
-    for (const slot of slots) {
-      if (this.#deadSlots.has(slot)) continue;
-      const why = resetSlot(this.meta, cx.sb.hdr.fsid, slot);
-      if (why === null) any = true;
-      else this.#deadSlots.add(slot);
-      this.options.log?.(
-        why === null
-          ? `the quorum block of slot ${slot} was replaced by an empty one`
-          : `the quorum block of slot ${slot} cannot be replaced: ${why}`,
-      );
-    }
-    return any;
   }
 
   /**
