@@ -8,6 +8,7 @@
  */
 
 import assert from "node:assert/strict";
+import { AllocListBlock } from "../../format/alloc.ts";
 import { LG_SIZE } from "../../format/constants.ts";
 import { Key } from "../../format/key.ts";
 import { LogTrees } from "../../format/log_trees.ts";
@@ -18,7 +19,7 @@ import type { Device } from "../../fs/device.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
 import { CANNOT_MATTER } from "../check/cannot_matter.ts";
-import { mutationsOf, placesOf } from "../check/corpus.ts";
+import { type Mutation, mutationsOf, placesOf } from "../check/corpus.ts";
 import { rightCodes } from "../check/right_codes.ts";
 import { OverlayDevice } from "../helpers/overlay_device.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -63,7 +64,17 @@ const problemCodes = (r: Report): string[] => [
 ];
 
 const fieldsOfSample = () =>
-  placesOf(sample.meta).filter((p) => p.dev === "meta").flatMap((p) => mutationsOf(p, sample.meta));
+  placesOf(sample.meta).filter((p) => p.dev === "meta")
+    .flatMap((p) => mutationsOf(p, sample.meta)).filter(isInUse);
+
+/** What lies behind the last entry of a list of blocks is none of its fields. */
+function isInUse({ place, field }: Mutation): boolean {
+  const [, index] = /^blknos\[(\d+)\]/.exec(field.path) ?? [];
+  if (place.struct !== "alloc_list_block" || index === undefined) return true;
+  const buf = sample.meta.allocBuffer(place.blockSize);
+  sample.meta.read(buf, place.block);
+  return Number(index) < AllocListBlock.at(buf).nr;
+}
 
 Deno.test("sample: where ranges of a merge end matters wherever an input has an item", () => {
   const keys: Key[] = [];
@@ -120,8 +131,21 @@ Deno.test("sample: every wrong reference is reported", () => {
   assert.deepEqual(unexplained(referenceDamage(sample.meta)), []);
 });
 
+/** Nobody sees an item of fs_root of which a log tree has a version: it may as well be missing. */
+const inLogTrees = new Set<string>();
+{
+  const { logsRoot } = readSuper(sample.meta);
+  const cache = new BlockCache(sample.meta, SAMPLE_FSID, { random: new SeededRandom(1) });
+  forEachItem({ cache }, logsRoot, Key.ZEROS, ({ val }) => {
+    const { itemRoot } = LogTrees.at(val.slice());
+    forEachItem({ cache }, itemRoot, Key.ZEROS, ({ key }) => void inLogTrees.add(`${key}`));
+  });
+}
+const isHidden = (damage: string): boolean =>
+  inLogTrees.has(/^fs_root .* item (\S+): missing$/.exec(damage)?.[1] ?? "");
+
 Deno.test("sample: every missing, extra or foreign item is reported or cannot matter", () => {
-  const all = itemDamage(sample.meta, 3);
+  const all = itemDamage(sample.meta, 6).filter(({ name }) => !isHidden(name));
   assert.ok(all.length > 250, `${all.length} damages`);
   assert.deepEqual(unexplained(all), []);
 });

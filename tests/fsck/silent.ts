@@ -49,7 +49,7 @@ export const SILENT: Reasons = [
     "a newer version is in a log tree",
   ],
   [
-    /^fs_root 16\.8 item 16\.2000\.8\.3470875006\.0\.0: missing/,
+    /^fs_root 16\.8 item 16\.(2000\.8\.3470875006|2001\.8\.(293749181|818197795))\.[01]\.0: missing/,
     "an attribute of one part without tags: nothing else speaks of it",
   ],
   [
