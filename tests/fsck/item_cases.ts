@@ -267,6 +267,19 @@ export const CASES: readonly Case[] = [
     },
   },
   {
+    name: "two entries at one position, of which the later one has the readdir item",
+    codes: ["dir-pos-twice"],
+    damage: (s, _v, entry) => {
+      const found = [entry("a/file4"), entry("a/file7")].sort((x, y) => x.dirent.compare(y.dirent));
+      const [moved, stays] = found as [StoredEntry, StoredEntry];
+      const val = (s.value(moved.dirent) as Uint8Array).slice();
+      Dirent.at(val).pos = stays.pos;
+      for (const key of [moved.dirent, moved.readdir, moved.backref]) s.removeItem(key);
+      s.insertItem(direntKey(moved.dir, direntHash(moved.name), stays.pos), val);
+      s.insertItem(backrefKey(moved.ino, moved.dir, stays.pos), val);
+    },
+  },
+  {
     name: "an attribute without its second part",
     codes: ["xattr"],
     touched: ["/a/file4"],

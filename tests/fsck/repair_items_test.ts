@@ -2,9 +2,12 @@
 
 import assert from "node:assert/strict";
 import { TYPE_DATA_EXTENT } from "../../format/constants.ts";
+import { direntHash } from "../../format/hash.ts";
+import { Dirent, direntKey } from "../../format/items.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
-import { CASES, entryFinder, firstKey } from "./item_cases.ts";
+import { CASES, entryFinder, firstKey, type StoredEntry } from "./item_cases.ts";
 import {
+  bytes,
   healthyVolume,
   manifest,
   mustMend,
@@ -37,4 +40,36 @@ Deno.test("repair: what is lost is said", async () => {
     `entry dangling of directory ${dir} was removed: inode 999999 does not exist`,
     `inode ${holey}: it counts 4 blocks, its extents have 0: what it had there is lost`,
   ]);
+});
+
+Deno.test("repair: -p removes no entry that leads nowhere, and leaves all as it was", async () => {
+  const dangling = CASES.find((c) => c.name === "an entry that leads nowhere")!;
+  const samePosition = (s: Surgeon, { dir, pos }: StoredEntry) => {
+    const name = bytes("dangling"), hash = direntHash(name);
+    const val = new Uint8Array(Dirent.SIZE + name.length), d = Dirent.at(val);
+    d.ino = 999_999;
+    d.hashHi = hash.hi;
+    d.hashLo = hash.lo;
+    d.pos = pos;
+    d.type = 4;
+    val.set(name, Dirent.SIZE);
+    s.insertItem(direntKey(dir, hash, pos), val);
+  };
+  for (const twice of [false, true]) {
+    const v = await healthyVolume(), s = new Surgeon(v.meta), find = entryFinder(s, v);
+    if (twice) samePosition(s, find("file3"));
+    else dangling.damage(s, v, find);
+    s.editSuper((sb) => sb.dataAlloc.totalLen += 7);
+    const codes = problemsOf(v.meta, v.data).map((p) => p.code);
+    assert.equal(codes.includes("dir-pos-twice"), twice, codes.join());
+    const { writes } = v.meta, result = repairVolume(v.meta, v.data, repairOptions("safe"));
+    assert.equal(result.commits, 0);
+    assert.equal(v.meta.writes, writes);
+    assert.deepEqual(
+      result.after.problems.map((p) => p.code),
+      result.before.problems.map((p) => p.code),
+    );
+    assert.equal(repairVolume(v.meta, v.data, repairOptions()).stopped, null);
+    assert.deepEqual(problemsOf(v.meta, v.data), []);
+  }
 });

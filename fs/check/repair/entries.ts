@@ -206,14 +206,21 @@ export class Entries {
   }
 
   /**
-   * Of entries that share a position all but the first get positions of their own. False if that would
-   * lose something and must not.
+   * Of entries that share a position all but one get positions of their own: that which the readdir
+   * item names stays. False if that would lose something and must not.
    */
   spread(dir: number, pos: number): boolean {
-    const parent = this.patch.inode(dir), more = this.#direntsAt(dir, pos).slice(1);
+    const parent = this.patch.inode(dir), here = this.#direntsAt(dir, pos);
     if (parent === null) return false;
-    if (!this.lossy && more.some((e) => this.patch.peekInode(e.ino) === null)) return false;
-    for (const e of more) {
+    if (here.length < 2) return true;
+    const leads = ({ ino }: StoredEntry) => this.patch.peekInode(ino) !== null;
+    if (!this.lossy && !here.every(leads)) return false;
+    const named = parse(readdirKey(dir, pos), this.patch.get(readdirKey(dir, pos)));
+    const isNamed = ({ ino, name }: StoredEntry) =>
+      named !== null && ino === named.ino && bytesEqual(name, named.name);
+    const stays = here.find((e) => leads(e) && isNamed(e)) ?? here.find(leads);
+    for (const e of here) {
+      if (e === stays) continue;
       const target = this.patch.peekInode(e.ino);
       this.patch.remove(e.key);
       this.patch.remove(backrefKey(e.ino, dir, pos));
