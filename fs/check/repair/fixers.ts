@@ -113,8 +113,6 @@ export class Fixers {
         return fixEntryType(s, ino, num(values, "dir"));
       case "dir-pos-twice":
         return entries.spread(num(values, "dir"), num(values, "pos"));
-      case "inode-unlinked" as ProblemCode:
-        return s.connect(ino);
       case "dir-name-twice":
         entries.separate(ino, nameBytes(text(values, "name")));
         return true;

@@ -23,16 +23,7 @@ import {
   runCheck,
 } from "../check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
-import {
-  FS_ROOT,
-  isAllocator,
-  isBloom,
-  isDataAllocator,
-  isItemTree,
-  isMergeItemOf,
-  isServerTree,
-  logTreeOf,
-} from "../names.ts";
+import { FS_ROOT, isAllocator, isBloom, isItemTree, isServerTree, logTreeOf } from "../names.ts";
 import type { ServerItems } from "../pass_roots.ts";
 import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import { refBlkno } from "../raw.ts";
@@ -61,13 +52,20 @@ import { findLostLogTree } from "./lost_log_tree.ts";
 import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
+import {
+  contradictsMerge,
+  isDataSpaceProblem,
+  isSpaceProblem,
+  needsRecovery,
+  quorumSlots,
+} from "./problem_kinds.ts";
 import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
 import { closeSlots, resetSlots } from "./quorum_slots.ts";
 import { FULL, growMeta } from "./volume_sizes.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
 import { TempFileError } from "../temp_file.ts";
 import { mendSlots } from "./supers.ts";
-import { BTREE_MAX_HEIGHT, ZONE_LOG_MERGE_FREEING } from "../../../format/constants.ts";
+import { BTREE_MAX_HEIGHT } from "../../../format/constants.ts";
 import { Key } from "../../../format/key.ts";
 import { FormatError } from "../../../format/bytes.ts";
 import { ENOSPC } from "../../../format/errno.ts";
@@ -555,13 +553,6 @@ class Repair {
   }
 }
 
-/** A merge that cannot be ended as it stands. */
-function contradictsMerge({ code, values }: Problem): boolean {
-  if (code === "item-unmerged" as ProblemCode) return true;
-  return code === "merge" && !/^nr_/.test(String(values["why"])) &&
-    !isMergeItemOf(String(values["what"]), ZONE_LOG_MERGE_FREEING);
-}
-
 /** All of a tree is missing. */
 const wholeHole = (tree: string): Hole => ({
   tree,
@@ -569,28 +560,3 @@ const wholeHole = (tree: string): Hole => ({
   lo: Key.ZEROS,
   hi: Key.ONES,
 });
-
-function needsRecovery({ items }: CheckResult): boolean {
-  return items !== null && (
-    items.logTrees.some(({ lt }) => !lt.isFinalized) || items.mounted.length > 0 ||
-    items.compactions.some(({ busy }) => busy) || items.merge.requests.length > 0
-  );
-}
-
-function quorumSlots(problems: readonly Problem[]): Set<number> {
-  const bad = problems.filter(({ code }) => code.startsWith("quorum-"));
-  return new Set(bad.map(({ values }) => Number(values["slot"])));
-}
-
-/** Writing the allocators anew is all that these need. */
-function isSpaceProblem({ code, values }: Problem): boolean {
-  return /^(list-|alloc-|meta-leak$|meta-free-|meta-block-|super-|root-pad$)/.test(code) ||
-    /^extent-(key|range|order|overlap|index|total)$/.test(code) ||
-    code.startsWith("data-") && code !== "data-block-twice" ||
-    isAllocator(String(values["what"] ?? ""));
-}
-
-function isDataSpaceProblem({ code, values }: Problem): boolean {
-  if (code.startsWith("data-")) return true;
-  return isDataAllocator(String(values["what"] ?? ""));
-}
