@@ -38,7 +38,7 @@ export interface BlockBytes {
 export const ITEM_ROOT = 32;
 const NR_ITEMS = 34;
 const TOTAL_ITEM_BYTES = 36;
-const MID_FREE_LEN = 38;
+export const MID_FREE_LEN = 38;
 export const LEVEL = 40;
 // An item.
 export const PARENT = 0;
@@ -318,7 +318,8 @@ function placeVal(b: BlockBytes, item: number, val: Uint8Array): void {
     v.setUint16(item + VAL_OFF, 0, true);
     return;
   }
-  const mid = midFreeLen(b) - roundUp8(len);
+  // A free middle that is no multiple of 8 is damage: no value may be put at such a place because of it.
+  const mid = midFreeLen(b) - roundUp8(len) & ~7;
   const off = BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * nrItems(b) + mid;
   b.buf.set(val, off);
   v.setUint16(item + VAL_OFF, off, true);

@@ -310,6 +310,8 @@ function verifyValues(b: BlockBytes, itemsEnd: number, end: number, found: Repor
     found(6, `total_item_bytes is ${totalItemBytes(b)}, the items have ${total}`);
   }
   if (lowest > end) found(7, `the free middle of ${midFreeLen(b)} bytes ends at ${lowest}`);
+  // All that it is made of and loses are multiples of 8 (01 §10.2).
+  else if (lowest % 8 !== 0) found(7, `the free middle has ${midFreeLen(b)} bytes`);
 }
 
 /** Rule 8: the hash table of a leaf. */

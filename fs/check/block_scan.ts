@@ -78,7 +78,7 @@ export function scanBlock(b: RawBlock, expect: BtreeExpectation, order: Uint16Ar
   const itemsEnd = BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * nr;
   const end = leaf ? LEAF_ITEM_HASH_OFF : LG_SIZE;
   const lowest = itemsEnd + u16[19]!;
-  if (lowest > end) return -1;
+  if (lowest > end || (lowest & 7) !== 0) return -1;
   const rootLink = u16[ITEM_ROOT >> 1]!;
   if (nr === 0) return leaf && rootLink === 0 && u16[18] === 0 && filledBuckets(u32) === 0 ? 0 : -1;
 

@@ -25,6 +25,7 @@ import {
   itemValOff,
   lastItem,
   LEFT,
+  MID_FREE_LEN,
   midFreeLen,
   moveItems,
   nextItem,
@@ -308,6 +309,20 @@ Deno.test("V9: a double rotation", () => {
   ]);
   assert.equal(b.v.getUint16(ITEM_ROOT, true), 128);
   assert.equal(crcOf(b), "026ef81d");
+});
+
+Deno.test("a free middle that is no multiple of 8 is damage, and moves no value out of place", () => {
+  const b = newBlock(0);
+  insertItem(b, key(1), 1, 0, new Uint8Array(40));
+  const expect = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: true, logTree: false };
+  const rules = () => verifyBtreeBlock(b, expect).map(({ rule }) => rule);
+  assert.deepEqual(rules(), []);
+  b.v.setUint16(MID_FREE_LEN, midFreeLen(b) - 54, true);
+  assert.deepEqual(rules(), [7]);
+  insertItem(b, key(2), 1, 0, new Uint8Array(30).fill(2));
+  assert.equal(itemValOff(b, findLeafItem(b, key(2))) % 8, 0);
+  assert.equal(checkBtreeShape(b), null);
+  assert.deepEqual(rules(), []);
 });
 
 Deno.test("any sequence of changes leaves a sound block with the model's items", () => {
