@@ -24,11 +24,14 @@ import {
 } from "../../format/btree_block.ts";
 import {
   LG_SIZE,
+  MAGIC_BTREE,
   SM_SIZE,
   SRCH_COMPACT_DELETE,
   SUPER_BLKNO,
+  TYPE_INODE,
   TYPE_SRCH_BUSY,
   TYPE_SRCH_PENDING,
+  ZONE_FS,
   ZONE_LOG_MERGE_FREEING,
 } from "../../format/constants.ts";
 import { sealBlock } from "../../format/crc32c.ts";
@@ -114,6 +117,33 @@ export function matteringBlocks(meta: Device): number[] {
     }
   });
   return referencedBlocks(meta).filter((blkno) => !unread.has(blkno));
+}
+
+/** Leaves of trees that hold inodes: whoever has lost all of them has no file left to name. */
+export function inodeLeaves(meta: Device): number[] {
+  return referencedBlocks(meta).filter((blkno) => {
+    const b = readBlock(meta, blkno);
+    if (b.v.getUint32(4, true) !== MAGIC_BTREE || blockLevel(b) > 0) return false;
+    for (let i = firstItem(b); i !== 0; i = nextItem(b, i)) {
+      const { zone, type } = itemKey(b, i);
+      if (zone === ZONE_FS && type === TYPE_INODE) return true;
+    }
+    return false;
+  });
+}
+
+/**
+ * The parents of leaves that are being freed, each with the key to go on at: of children before it the
+ * blocks are free already, and nobody follows the references to them (01 §13.4).
+ */
+export function freedBefore(meta: Device): Map<number, Key> {
+  const parents = new Map<number, Key>();
+  forEachLeafItem(meta, readSuper(meta).logMerge, (key, val) => {
+    if (key.zone !== ZONE_LOG_MERGE_FREEING) return;
+    const { root, key: next } = LogMergeFreeing.at(val);
+    if (root.height === 2) parents.set(root.ref.blkno, next);
+  });
+  return parents;
 }
 
 function forEachLeafItem(

@@ -39,7 +39,7 @@ import { openVolume } from "../../fs/volume.ts";
 import { CANNOT_MATTER } from "../check/cannot_matter.ts";
 import { fieldAt, VALUES } from "../check/corpus.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
-import { treeBlocks } from "./damage.ts";
+import { freedBefore, treeBlocks } from "./damage.ts";
 import type { Image } from "./fuzz_device.ts";
 import { SILENT } from "./silent.ts";
 
@@ -56,6 +56,7 @@ const latin1 = (bytes: Uint8Array): string => String.fromCharCode(...bytes);
 
 const UNUSED = "unused bytes";
 const UNREAD = "the version of a block that is freed unread";
+const FREED = "a reference to a block that has been freed";
 
 /** Bytes of items that only their user knows. */
 const USERS: Reasons = [
@@ -81,6 +82,7 @@ export interface Seen {
 
 export class Explainer {
   readonly #trees: ReadonlyMap<number, string>;
+  readonly #freed: ReadonlyMap<number, Key>;
   #items: Map<string, string> | undefined;
 
   /** Key of the item that the byte asked for last is in. */
@@ -99,6 +101,7 @@ export class Explainer {
     this.#trees = new Map(
       treeBlocks(meta).map(({ tree, blkno }) => [blkno, tree.replace(/^(open|finalized) /, "")]),
     );
+    this.#freed = freedBefore(meta);
   }
 
   /** What readers see differently. */
@@ -134,7 +137,7 @@ export class Explainer {
    */
   byte(off: number, seen: Seen): string | null {
     const name = this.nameOf(off), key = this.#key;
-    if (name === UNUSED || name === UNREAD) return name;
+    if (name === UNUSED || name === UNREAD || name === FREED) return name;
     const hidden = key !== null && !seen.keys.has(key.toString());
     if (hidden && /^(fs_root|log tree) \d/.test(name)) {
       return "an item that no reader sees";
@@ -159,7 +162,7 @@ export class Explainer {
     const u32 = (o: number) => b.v.getUint32(o, true);
     switch (u32(4)) {
       case MAGIC_BTREE:
-        return this.#inTree(b, this.#trees.get(blkno) ?? "tree", at);
+        return this.#inTree(b, this.#trees.get(blkno) ?? "tree", at, this.#freed.get(blkno));
       case MAGIC_ALLOC_LIST: {
         const inUse = at < 56 || at >= 56 + 8 * u32(48) && at < 56 + 8 * (u32(48) + u32(52));
         return inUse ? field("list", "alloc_list_block", at) : UNUSED;
@@ -175,7 +178,8 @@ export class Explainer {
     }
   }
 
-  #inTree(b: BlockBytes, tree: string, at: number): string {
+  /** `freed`: children before that key have been freed. */
+  #inTree(b: BlockBytes, tree: string, at: number, freed: Key | undefined): string {
     const level = blockLevel(b);
     this.#key = null;
     if (at < BTREE_HEADER_BYTES) return field(`${tree} level ${level}`, "btree_block", at);
@@ -189,6 +193,7 @@ export class Explainer {
         return field(`${tree} ${kind}`, "btree_item", at - i);
       }
       if (at < off || at >= off + itemValLen(b, i)) continue;
+      if (freed !== undefined && key.compare(freed) < 0) return FREED;
       if (level > 0 && at - off >= 8 && !this.mattering.has(rawU64(b.v, off))) return UNREAD;
       const struct = level > 0
         ? "block_ref"
