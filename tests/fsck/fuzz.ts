@@ -25,6 +25,7 @@ import { assertSound, LocalFs } from "../helpers/local_fs.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
 import {
   type Damage,
+  inodeLeaves,
   itemDamage,
   matteringBlocks,
   readSuper,
@@ -102,6 +103,7 @@ export class Target {
   readonly #blocks: readonly number[];
   readonly #used: ReadonlySet<number>;
   readonly #mattering: ReadonlySet<number>;
+  readonly #inodeLeaves: readonly number[];
   readonly #items: readonly Damage[];
   readonly #explainer: Explainer;
   readonly #keeper: Keeper;
@@ -117,6 +119,7 @@ export class Target {
     this.#blocks = referencedBlocks(meta);
     this.#used = new Set(this.#blocks);
     this.#mattering = new Set(matteringBlocks(meta));
+    this.#inodeLeaves = inodeLeaves(meta);
     this.#items = [...itemDamage(meta, 4), ...referenceDamage(meta)];
     this.#explainer = new Explainer(this.#meta, meta, data, this.#mattering);
     const { qconf } = readSuper(meta);
@@ -179,7 +182,7 @@ export class Target {
       const changes = this.#damage(v, random, kind);
       const verdict = this.#verdict(v, kind), hit = this.#keeper.hit(v.meta);
       const harmed = new Set([...v.meta.changed, ...v.meta.unreadable]);
-      const nothingWhole = harmed.has(FIXED) && this.#blocks.every((blkno) => harmed.has(blkno));
+      const nothingWhole = harmed.has(FIXED) && this.#inodeLeaves.every((b) => harmed.has(b));
       // What a check alone says; a repair begins with the same check.
       const alone = !repair || random.oneIn(4) ? this.#checked(v) : null;
       if (random.oneIn(4)) readWhatCanBe(v);
@@ -208,7 +211,7 @@ export class Target {
       const after = random.oneIn(3) ? checkVolume(v.meta, v.data) : result.after;
       if (!isSound(result.after) || !isSound(after)) {
         if (this.#undersized) return done("left: the volume is too small");
-        if (nothingWhole) return done("left: no block is whole");
+        if (nothingWhole) return done("left: no leaf with inodes is whole");
         const why = result.stopped === null ? "left" : `stopped (${general(result.stopped)})`;
         return failed(`${why}: ${codes(after)}`, `${problems(after)}\nof\n${problems(first)}`);
       }
