@@ -232,6 +232,9 @@ export class VolumeReader {
         throw new FsError(ENOENT, `inode ${ino}: block ${e.start} is offline`);
       }
       if (e.unwritten) continue;
+      if (e.blkno + e.length > this.volume.superBlock.totalDataBlocks) {
+        throw new CorruptError(`inode ${ino}: block ${e.start} is beyond the data device`);
+      }
       let block = Math.max(e.start, firstBlock);
       const stop = Math.min(e.start + e.length, lastBlock + 1);
       while (block < stop) {

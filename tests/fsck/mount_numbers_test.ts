@@ -5,6 +5,7 @@ import { direntHash, fnv1a64, xattrNameHash } from "../../format/hash.ts";
 import {
   backrefKey,
   direntKey,
+  extentKey,
   Inode,
   inodeKey,
   readdirKey,
@@ -12,6 +13,7 @@ import {
 } from "../../format/items.ts";
 import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
+import { CorruptError } from "../../fs/errors.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
@@ -63,6 +65,19 @@ Deno.test("fsck: every number that a mount refuses is reported and mended", asyn
     }
   }
   assert.deepEqual(wrong, []);
+});
+
+Deno.test("library: data beyond the device is corruption, however far", async () => {
+  const healthy = await healthyVolume(), ino = healthy.inos.get("file0")!;
+  for (const blkno of [1n << 40n, (1n << 52n) + 1n, (1n << 53n) - 1n, 1n << 63n]) {
+    const v = copyOf(healthy);
+    new Surgeon(v.meta).editItem(extentKey(ino, 0, 1), (val) => {
+      new DataView(val.buffer, val.byteOffset).setBigUint64(0, blkno, true);
+    });
+    const reader = new VolumeReader(openVolume(v.meta, v.data), new SeededRandom(1));
+    assert.throws(() => reader.read(ino, 0, 4096), CorruptError);
+    assert.ok(!isSound(checkVolume(v.meta, v.data)));
+  }
 });
 
 Deno.test("fsck: positions and ids behind which no counter can be are mended", async () => {
