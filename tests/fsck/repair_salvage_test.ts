@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { HEIGHT } from "../../format/btree_block.ts";
+import { HEIGHT, MID_FREE_LEN } from "../../format/btree_block.ts";
 import {
   BTREE_HEADER_BYTES,
   BTREE_ITEM_BYTES,
@@ -117,9 +117,11 @@ Deno.test("salvage: all roots and parents lost at once cost nothing", () => {
   assert.deepEqual(risen, []);
 });
 
-/** What a leaf can be read without, broken. */
+/** What a leaf of items can be read without, broken. */
 const SLIPS: readonly (readonly [name: string, slip: (buf: Uint8Array) => void])[] = [
   ["the height of an item", (buf) => void (buf[BTREE_HEADER_BYTES + HEIGHT]! ^= 130)],
+  ["the free middle", (buf) => void (buf[MID_FREE_LEN]! ^= 128)],
+  ["the version of an item", (buf) => void (buf[BTREE_HEADER_BYTES + 47] = 0x7f)],
   ["padding", (buf) => void (buf[BTREE_HEADER_BYTES + BTREE_ITEM_BYTES - 1] = 1)],
   ["the hash table", (buf) => {
     const table = new Uint16Array(buf.slice(LEAF_ITEM_HASH_OFF).buffer);

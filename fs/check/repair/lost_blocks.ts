@@ -18,7 +18,6 @@ import {
   firstItem,
   itemFlags,
   itemKey,
-  itemSeq,
   lastItem,
   nextItem,
 } from "../../../format/btree_block.ts";
@@ -120,12 +119,6 @@ export interface LooseLeaf {
   /** Else its items can be read in key order, but it cannot stay as it is. */
   readonly sound: boolean;
 }
-
-/**
- * Rules of 01 §10.7 that a leaf of sound shape may break and still be read in key order: paddings, AVL
- * heights, places in the hash table.
- */
-const READABLE_WITHOUT = [1, 3, 4, 8];
 
 /** What a leaf that was found takes in memory, and copies that are kept in any case. */
 const LEAF_BYTES = 512;
@@ -317,16 +310,16 @@ export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
 function readableLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
   const { v } = b;
   const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
-  const broken = checkBlock(b, everything), sound = broken.length === 0;
-  const readable = sound ||
-    checkBtreeShape(b) === null && broken.every(({ rule }) => READABLE_WITHOUT.includes(rule));
-  if (!readable || firstItem(b) === 0) return null;
+  let sound = checkBlock(b, everything).length === 0;
+  // Whatever else is wrong, the items of a sound shape can be read.
+  if (!sound && checkBtreeShape(b) !== null || firstItem(b) === 0) return null;
   const first = itemKey(b, firstItem(b)), last = itemKey(b, lastItem(b));
   if (first.zone < ZONE_INODE_INDEX || last.zone > ZONE_FS) return null;
   let newest = 0, deletions = false;
   for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
-    if (rawU64(v, item + 40) >= SEQ_LIMIT) return null;
-    newest = Math.max(newest, itemSeq(b, item));
+    const seq = rawU64(v, item + 40);
+    if (seq >= SEQ_LIMIT) sound = false;
+    else newest = Math.max(newest, seq);
     deletions ||= itemFlags(b, item) !== 0;
   }
   const seqLo = v.getUint32(16, true), seqHi = v.getUint32(20, true);

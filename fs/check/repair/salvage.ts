@@ -17,17 +17,11 @@
  * space, and nothing refers to them before the super block does.
  */
 
-import {
-  firstItem,
-  itemFlags,
-  itemKey,
-  itemSeq,
-  itemVal,
-  nextItem,
-} from "../../../format/btree_block.ts";
+import { firstItem, itemFlags, itemKey, itemVal, nextItem } from "../../../format/btree_block.ts";
 import { BlockRef } from "../../../format/block.ts";
 import type { BtreeRoot } from "../../../format/btree.ts";
 import {
+  ITEM_FLAG_DELETION,
   LG_SIZE,
   LOG_TREES_FINALIZED,
   MAGIC_BTREE,
@@ -37,11 +31,12 @@ import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
 import { lookup, next, type TreeItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
+import { rawU64 } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
 import { FS_ROOT } from "../names.ts";
 import { holds, type Hole, LEAKED, type Loose, type LooseLeaf } from "./lost_blocks.ts";
-import type { Round } from "./round.ts";
+import { type Round, SEQ_LIMIT } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 import { StaleItems } from "./stale_items.ts";
 import { TreeBuilder } from "./tree_builder.ts";
@@ -127,7 +122,8 @@ class Salvage {
     let news = false;
     if (source.read(b, leaf, MAGIC_BTREE) === 0) {
       for (let item = firstItem(b); item !== 0 && !news; item = nextItem(b, item)) {
-        const key = itemKey(b, item), seq = itemSeq(b, item);
+        const key = itemKey(b, item), stored = rawU64(b.v, item + 40);
+        const seq = stored < SEQ_LIMIT ? stored : leaf.newest;
         news = key.zone !== ZONE_XATTR_TOTL && !roots.some((root) => has(root, key, seq));
       }
     }
@@ -249,6 +245,7 @@ class Salvage {
 /** Where reading a leaf has come to. */
 interface Cursor {
   readonly block: RawBlock;
+  readonly leaf: LooseLeaf;
   item: number;
   key: Key;
 }
@@ -267,7 +264,7 @@ function* mergedItems(round: Round, leaves: readonly LooseLeaf[]): Generator<Tre
       const block = source.acquire();
       const ref = { blkno: leaf.blkno, seqLo: leaf.seqLo, seqHi: leaf.seqHi };
       if (source.read(block, ref, MAGIC_BTREE) !== 0) source.release(block);
-      else open.push({ block, item: firstItem(block), key: leaf.first });
+      else open.push({ block, leaf, item: firstItem(block), key: leaf.first });
       continue;
     }
     if (least === null) return;
@@ -275,14 +272,11 @@ function* mergedItems(round: Round, leaves: readonly LooseLeaf[]): Generator<Tre
     for (let i = open.length - 1; i >= 0; i--) {
       const at = open[i] as Cursor, { block } = at;
       if (!at.key.equals(least)) continue;
-      const val = itemVal(block, at.item).slice();
-      const item = {
-        key: least,
-        seq: itemSeq(block, at.item),
-        flags: itemFlags(block, at.item),
-        val,
-      };
-      if (best === null || item.seq > best.seq) best = item;
+      const val = itemVal(block, at.item).slice(), flags = itemFlags(block, at.item);
+      const stored = rawU64(block.v, at.item + 40);
+      const item = { key: least, seq: stored < SEQ_LIMIT ? stored : at.leaf.newest, flags, val };
+      const usable = flags === 0 || flags === ITEM_FLAG_DELETION && val.length === 0;
+      if (usable && (best === null || item.seq > best.seq)) best = item;
       at.item = nextItem(block, at.item);
       if (at.item === 0) {
         source.release(block);
