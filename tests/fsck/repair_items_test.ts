@@ -42,6 +42,15 @@ Deno.test("repair: what is lost is said", async () => {
   ]);
 });
 
+Deno.test("repair: data with unknown flags is kept when its inode counts it", async () => {
+  const v = await healthyVolume(), s = new Surgeon(v.meta), healthy = manifest(v.meta, v.data);
+  s.editItem(firstKey(s, v.inos.get("a/file4")!, TYPE_DATA_EXTENT), (val) => val[8] = 0x8a);
+  assert.equal(problemsOf(v.meta, v.data)[0]?.code, "extent-item");
+  repairVolume(v.meta, v.data, repairOptions());
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  assert.deepEqual(manifest(v.meta, v.data), healthy);
+});
+
 Deno.test("repair: -p removes no entry that leads nowhere, and leaves all as it was", async () => {
   const dangling = CASES.find((c) => c.name === "an entry that leads nowhere")!;
   const samePosition = (s: Surgeon, { dir, pos }: StoredEntry) => {

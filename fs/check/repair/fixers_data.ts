@@ -15,6 +15,8 @@ import { isExact, rawU64, viewOf } from "../raw.ts";
 import { restoreType } from "./fixers_inodes.ts";
 import { type FixScope, S_IFLNK } from "./fixers_scope.ts";
 
+const KNOWN_FLAGS = SEF_OFFLINE | SEF_UNWRITTEN;
+
 export function fixSymlink(s: FixScope, ino: number): boolean {
   if (s.patch.peekInode(ino) === null) return false;
   if (!s.isOf(ino, S_IFLNK) && !restoreType(s, ino, S_IFLNK)) {
@@ -49,7 +51,10 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
       end - count + 1 < 0;
     const v = viewOf(val);
     const blkno = misplaced ? 0 : rawU64(v, 0);
-    let flags = misplaced ? 0 : v.getUint8(8) & (SEF_OFFLINE | SEF_UNWRITTEN);
+    let flags = misplaced ? 0 : v.getUint8(8) & KNOWN_FLAGS;
+    const unknown = !misplaced && flags !== v.getUint8(8);
+    // Data that is there is not to read as zeros.
+    if (unknown && blkno !== 0 && isCounted(s, ino, key)) flags = 0;
     if (blkno !== 0 && flags === SEF_OFFLINE) flags |= SEF_UNWRITTEN;
     if (blkno === 0 && flags !== 0) flags = SEF_OFFLINE;
     if (misplaced || blkno === 0 && flags === 0) {
@@ -63,6 +68,23 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
     mended[8] = flags;
     s.patch.set(key, mended);
   }
+  return true;
+}
+
+/** Whether the inode counts the blocks of a mapped extent as online, beside those of the others. */
+function isCounted(s: FixScope, ino: number, { thirdBig }: Key): boolean {
+  const inode = s.patch.peekInode(ino), blocks = Number(thirdBig);
+  if (inode === null) return false;
+  if (s.written.ino !== ino) {
+    s.written = { ino, blocks: 0 };
+    for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
+      if (val.length !== 16) continue;
+      const v = viewOf(val);
+      if (rawU64(v, 0) !== 0 && v.getUint8(8) === 0) s.written.blocks += Number(key.thirdBig);
+    }
+  }
+  if (s.written.blocks + blocks > inode.onlineBlocks) return false;
+  s.written.blocks += blocks;
   return true;
 }
 

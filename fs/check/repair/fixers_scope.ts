@@ -29,6 +29,8 @@ export class FixScope {
   readonly notes: string[] = [];
   /** Inodes that have been dealt with as a whole. */
   readonly removed = new Set<number>();
+  /** Of the inode whose extents had unknown flags last: blocks that are known to be written. */
+  written = { ino: 0, blocks: 0 };
 
   constructor(
     readonly round: Round,
