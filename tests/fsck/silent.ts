@@ -56,7 +56,10 @@ export const SILENT: Reasons = [
     /^(open|finalized) log tree 4\.[48] item .* \(deletion\): again/,
     "deleting what does not exist does nothing",
   ],
-  [/^log tree 16\.4 inode\.(size|flags)/, "a file may have any size; both flags are legal"],
+  [
+    /^(fs_root|log tree) 16\.4 inode\.(size|flags)/,
+    "a file may have any size; both flags are legal",
+  ],
   [
     /log_merge_freeing\.key\.(second|third|fourth)/,
     "any key between the last freed leaf and the next says the same",
