@@ -49,7 +49,7 @@ const MERGE =
   "Wrong counts are corrected; else the merge is given up, and the next one takes its log trees anew.";
 const SUPER_ANEW =
   "It is written anew from the other super block, the quorum blocks and a search for the newest roots, " +
-  "if that leads to inodes; the data device's only if something shows that it is the volume's.";
+  "if any inode is found; the data device's only if something shows that it is the volume's.";
 const SERVER =
   "The server's tree is written anew from its items, in the state in which a server leaves it.";
 

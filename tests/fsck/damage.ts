@@ -32,12 +32,14 @@ import {
   TYPE_SRCH_BUSY,
   TYPE_SRCH_PENDING,
   ZONE_FS,
+  ZONE_LOG_MERGE_COMPLETE,
   ZONE_LOG_MERGE_FREEING,
+  ZONE_LOG_MERGE_REQUEST,
 } from "../../format/constants.ts";
 import { sealBlock } from "../../format/crc32c.ts";
 import { Key } from "../../format/key.ts";
 import { LogTrees } from "../../format/log_trees.ts";
-import { LogMergeFreeing } from "../../format/merge.ts";
+import { LogMergeComplete, LogMergeFreeing, LogMergeRequest } from "../../format/merge.ts";
 import { SrchCompact } from "../../format/srch.ts";
 import { SuperBlock } from "../../format/super.ts";
 import type { Device } from "../../fs/device.ts";
@@ -188,6 +190,26 @@ export function treeBlocks(meta: Device): TreeBlock[] {
     walk(lt.dataFreed.root, `${kind} data_freed`);
   });
   return found;
+}
+
+/** Blocks of the trees that a merge's requests and completions name: parts of fs_root, as it was. */
+export function blocksOfMerge(meta: Device): Set<number> {
+  const blocks = new Set<number>();
+  const add = (blkno: number): void => {
+    blocks.add(blkno);
+    const b = readBlock(meta, blkno);
+    if (b.v.getUint32(4, true) !== MAGIC_BTREE || blockLevel(b) === 0) return;
+    for (let i = firstItem(b); i !== 0; i = nextItem(b, i)) add(BlockRef.at(itemVal(b, i)).blkno);
+  };
+  forEachLeafItem(meta, readSuper(meta).logMerge, (key, val) => {
+    const root = key.zone === ZONE_LOG_MERGE_REQUEST
+      ? LogMergeRequest.at(val).root
+      : key.zone === ZONE_LOG_MERGE_COMPLETE
+      ? LogMergeComplete.at(val).root
+      : null;
+    if (root !== null && root.height > 0) add(root.ref.blkno);
+  });
+  return blocks;
 }
 
 /** A change of one block's bytes; the checksum is made right unless `raw`. */

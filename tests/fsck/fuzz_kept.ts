@@ -5,8 +5,9 @@
  * The damage is looked at before anything is mended. An inode is touched when one of its items lies
  * in a leaf that was damaged; of leaves with the right checksum and a sound shape only the items that
  * changed count. Damaged parents and roots touch nothing: what was below them is found, as long as the
- * free blocks are known; the same holds for everything that is derived. Where more was damaged than
- * that nothing is demanded.
+ * free blocks are known; the same holds for everything that is derived. A leaf whose reference is gone
+ * without a trace is found because it leaked, which it did not where a merge's trees name it as well:
+ * then its inodes are touched. Where more was damaged than that nothing is demanded.
  *
  * Entries that lead to a touched inode may be gone, and names in a touched directory may be others;
  * what they lead to must be there with all its contents, under whatever name.
@@ -19,6 +20,7 @@ import {
   itemFlags,
   itemKey,
   itemVal,
+  itemValOff,
   nextItem,
   nrItems,
 } from "../../format/btree_block.ts";
@@ -47,7 +49,7 @@ import type { Device } from "../../fs/device.ts";
 import { VolumeReader } from "../../fs/reader.ts";
 import { openVolume } from "../../fs/volume.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
-import { treeBlocks } from "./damage.ts";
+import { blocksOfMerge, treeBlocks } from "./damage.ts";
 import type { FuzzDevice, Image } from "./fuzz_device.ts";
 
 const S_IFMT = 0o170000;
@@ -120,6 +122,7 @@ function filesOf(meta: Device, data: Device): Map<number, FileState> {
 export class Keeper {
   readonly #files: ReadonlyMap<number, FileState>;
   readonly #nodes = new Map<number, Node>();
+  readonly #ofMerge: ReadonlySet<number>;
 
   /** `image` holds the undamaged metadata device, as `meta` does; `dataImage` and `data` likewise. */
   constructor(
@@ -129,6 +132,7 @@ export class Keeper {
     data: Device,
   ) {
     this.#files = filesOf(meta, data);
+    this.#ofMerge = blocksOfMerge(meta);
     for (const { tree, level, blkno } of treeBlocks(meta)) this.#nodes.set(blkno, { tree, level });
   }
 
@@ -147,8 +151,14 @@ export class Keeper {
       } else if (node === undefined || !isItems(node.tree)) {
         if (node?.tree === "logs_root") parents++;
         if (hidesFreeBlocks(node?.tree, before)) others++;
-      } else if (node.level > 0) parents++;
-      else if (unreadable) addAll(inos, before);
+      } else if (node.level > 0) {
+        parents++;
+        for (const child of this.#ofMerge) {
+          if (refersTo(before, child) && !refersTo(now, child)) {
+            addAll(inos, this.image.block(child));
+          }
+        }
+      } else if (unreadable) addAll(inos, before);
       else addChanged(inos, before, now, blkno);
     }
     return parents > 0 && others > 0 ? null : inos;
@@ -245,6 +255,16 @@ function addAll(inos: Set<number>, block: Uint8Array): void {
     const key = itemKey(b, BTREE_HEADER_BYTES + BTREE_ITEM_BYTES * i);
     if (key.zone === ZONE_FS) inos.add(Number(key.firstBig));
   }
+}
+
+/** Whether a parent has a reference to a block. */
+function refersTo(block: Uint8Array, blkno: number): boolean {
+  const b = viewed(block);
+  if (checkBtreeShape(b) !== null) return false;
+  for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+    if (rawU64(b.v, itemValOff(b, item)) === blkno) return true;
+  }
+  return false;
 }
 
 /** The inodes whose items are not the same in two versions of a leaf. */

@@ -5,12 +5,14 @@
  */
 
 import assert from "node:assert/strict";
-import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
+import { firstItem, itemKey, nextItem } from "../../format/btree_block.ts";
+import { LG_SIZE, SM_SIZE, TYPE_INODE, ZONE_FS } from "../../format/constants.ts";
 import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { readBlock } from "./damage.ts";
 import { generate, generatedSize } from "./generate.ts";
 import { repairOptions, Surgeon } from "./repair_support.ts";
 import { wipe } from "./supers_support.ts";
@@ -25,10 +27,10 @@ interface Generated {
   readonly data: MemDevice;
 }
 
-function generated(): Generated {
-  const { metaBlocks, dataBlocks } = generatedSize(INODES);
+function generated(inodes = INODES): Generated {
+  const { metaBlocks, dataBlocks } = generatedSize(inodes);
   const meta = new MemDevice(metaBlocks * LG_SIZE), data = new MemDevice(dataBlocks * SM_SIZE);
-  generate(meta, data, INODES);
+  generate(meta, data, inodes);
   return { meta, data };
 }
 
@@ -52,6 +54,16 @@ const fsRootBlocks = (meta: MemDevice, level: number): number[] => {
   const s = new Surgeon(meta);
   return s.blocksOf(s.superBlock().fsRoot).filter((b) => b.level === level).map((b) => b.blkno);
 };
+
+/** Inodes that a leaf has. */
+function inodesOf(meta: MemDevice, blkno: number): number[] {
+  const b = readBlock(meta, blkno), inos: number[] = [];
+  for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
+    const { zone, type, first } = itemKey(b, item);
+    if (zone === ZONE_FS && type === TYPE_INODE) inos.push(first);
+  }
+  return inos;
+}
 
 Deno.test("rootless: a parent was lost, then the super block", () => {
   const v = generated();
@@ -86,4 +98,19 @@ Deno.test("rootless: the root was lost, then the super block", () => {
   const { notes, codes } = mustMendAll(v);
   assert.ok(notes.includes("fs_root is empty: log trees have everything"), notes.join("\n"));
   assert.ok(!codes.has("meta-block-twice"), "nothing is claimed by an older tree as well");
+});
+
+Deno.test("rootless: nothing but leaves is left, without that of the root inode", () => {
+  const inodes = 4000, v = generated(inodes), s = new Surgeon(v.meta);
+  const blocks = s.blocksOf(s.superBlock().fsRoot), leaves = blocks.filter((b) => b.level === 0);
+  const first = leaves.find(({ blkno }) => inodesOf(v.meta, blkno).includes(1))!;
+  const lost = inodesOf(v.meta, first.blkno).length;
+  for (const { blkno, level } of blocks) {
+    if (level > 0 || blkno === first.blkno) v.meta.write(new Uint8Array(LG_SIZE), blkno * LG_SIZE);
+  }
+  wipe(v.meta);
+  const { after, stopped } = repairVolume(v.meta, v.data, repairOptions());
+  assert.equal(stopped, null);
+  assert.ok(isSound(after) && isSound(checkVolume(v.meta, v.data)));
+  assert.ok(leaves.length > 4 && after.stats.inodes >= inodes - lost, `${after.stats.inodes}`);
 });

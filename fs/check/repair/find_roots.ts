@@ -111,6 +111,8 @@ export interface FoundRoots {
   readonly dataEnd: number;
   /** Btree blocks of the volume. */
   readonly blocks: number;
+  /** Some leaf has an inode. */
+  readonly inodes: boolean;
   /** The format version that the items are of. */
   readonly fmtVers: number;
 }
@@ -146,6 +148,7 @@ class RootFinder {
   readonly #logLeaves: WordStore;
   #levels = 0;
   #blocks = 0;
+  #inodes = false;
   #greatestSeq = 1;
   #greatestIno = 1;
   #metaEnd = 0;
@@ -236,6 +239,7 @@ class RootFinder {
 
   #item(key: Key, val: Uint8Array): void {
     if (key.zone !== ZONE_FS) return;
+    if (key.type === TYPE_INODE && val.length > 0) this.#inodes = true;
     if (key.type === TYPE_INODE && val.length === Inode.SIZE) this.#fmtVers = FMT_VERS_MAX;
     const ino = Number(key.firstBig);
     if (ino < SEQ_LIMIT) this.#greatestIno = Math.max(this.#greatestIno, ino);
@@ -430,6 +434,7 @@ class RootFinder {
       metaEnd: this.#metaEnd,
       dataEnd: this.#dataEnd,
       blocks: this.#blocks,
+      inodes: this.#inodes,
       fmtVers: this.#fmtVers,
     };
   }

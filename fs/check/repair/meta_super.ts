@@ -84,7 +84,7 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
     if (blocks % 1024 !== 0) return;
     options.onProgress?.({ phase: "roots", share: blocks / total, bytesRead: blocks * LG_SIZE });
   });
-  if (found.fsRoots.length + found.logsRoots.length === 0) {
+  if (found.fsRoots.length + found.logsRoots.length === 0 && !found.inodes) {
     return refuse(
       found.blocks === 0
         ? `the metadata device has no blocks of volume ${hex16(fsid)}`
@@ -98,8 +98,10 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
   sb.hdr.fsid = fsid;
   sb.seq = found.greatestSeq + SEQ_MARGIN;
   sb.nextIno = Math.ceil((found.greatestIno + INO_MARGIN) / 1024) * 1024;
-  const best = bestRoots(meta, data, block, rootsOf(remains), found, options);
-  if (best === null) return refuse("no tree that was found leads to inodes", true);
+  // Where no tree leads to inodes there may be leaves that have some.
+  const best = bestRoots(meta, data, block, rootsOf(remains), found, options) ??
+    (found.inodes ? { fs: null, logs: found.logsRoots[0] ?? null } : null);
+  if (best === null) return refuse("there is no inode in what was found", true);
   notes.unshift(
     best.empty === true
       ? "fs_root is empty: log trees have everything"
