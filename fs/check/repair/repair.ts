@@ -535,6 +535,7 @@ class Repair {
         if (fixers.mend(code, values, rung)) mended = true;
         else if (!lossy && isOfItems(code)) refused = true;
       } catch (e) {
+        if (e instanceof TempFileError) throw e;
         // What it needs cannot be read, or no key can name it: the next round looks again.
         if (!(e instanceof FsError || e instanceof FormatError)) throw e;
         refused ||= !lossy;
