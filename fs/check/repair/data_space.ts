@@ -14,7 +14,8 @@ import {
   ZONE_FS,
 } from "../../../format/constants.ts";
 import { DataExtentVal, extentKey, lastInodeKey } from "../../../format/items.ts";
-import { assert } from "../../errors.ts";
+import type { Key } from "../../../format/key.ts";
+import { assert, DeviceError } from "../../errors.ts";
 import { BlockOwners } from "../owners.ts";
 import type { CheckContext } from "../context.ts";
 import type { ServerItems } from "../pass_roots.ts";
@@ -94,7 +95,7 @@ export class FreeData implements Runs {
   /** The first run of which something may be left. */
   #at = 0;
   /** Blocks taken from the front of runs: of some of the next ones. */
-  readonly #taken = new Map<number, number>();
+  #taken = new Map<number, number>();
   #left: number;
 
   constructor(private readonly runs: RunList) {
@@ -117,6 +118,16 @@ export class FreeData implements Runs {
     this.#taken.set(i, (this.#taken.get(i) ?? 0) + taken.len);
     this.#left -= taken.len;
     return taken;
+  }
+
+  /** Returns what gives back all that is taken from now on. */
+  mark(): () => void {
+    const at = this.#at, taken = new Map(this.#taken), left = this.#left;
+    return () => {
+      this.#at = at;
+      this.#taken = taken;
+      this.#left = left;
+    };
   }
 
   /** What is left of run `i`. */
@@ -157,7 +168,13 @@ export class SharedExtents {
     const { cx, items } = this.round, { ino, iblock } = extent;
     this.#free ??= new FreeData(freeDataRuns(cx, items));
     this.round.dataRuns = this.#free;
-    if (!copyExtent(cx, this.patch, this.#free, ino, iblock)) return false;
+    const copied = copyExtent(cx, this.patch, this.#free, ino, iblock);
+    if (copied === "unreadable") {
+      this.notes.push(
+        `inode ${ino} got no copy of blocks that another file has as well: they cannot be read`,
+      );
+    }
+    if (copied !== true) return false;
     this.notes.push(`inode ${ino} got a copy of blocks that another file has as well`);
     return true;
   }
@@ -165,7 +182,8 @@ export class SharedExtents {
 
 /**
  * Gives the extent of inode `ino` at logical block `iblock` blocks of its own, taken from `free`,
- * with what its blocks hold now. False if there is no such extent, or not enough free space.
+ * with what its blocks hold now. False if there is no such extent, or not enough free space; where its blocks
+ * cannot be read all stays as it is.
  */
 function copyExtent(
   cx: CheckContext,
@@ -173,32 +191,44 @@ function copyExtent(
   free: FreeData,
   ino: number,
   iblock: number,
-): boolean {
+): boolean | "unreadable" {
   const found = patch.first(extentKey(ino, iblock, 1), lastInodeKey(ino, TYPE_DATA_EXTENT));
   if (found === null || found.val.length !== 16) return false;
   const end = found.key.second, len = found.key.third, first = end - len + 1;
   const old = DataExtentVal.at(found.val);
   if (first > iblock || old.blkno === 0 || old.blkno + len > cx.dataBlocks) return false;
   if (free.left < len) return false;
-  patch.remove(found.key);
+  const giveBack = free.mark(), pieces: { key: Key; val: Uint8Array }[] = [];
   for (let done = 0; done < len;) {
     const { start, len: count } = free.take(len - done);
-    if ((old.flags & SEF_UNWRITTEN) === 0) copyBlocks(cx, old.blkno + done, start, count);
+    if ((old.flags & SEF_UNWRITTEN) === 0 && !copyBlocks(cx, old.blkno + done, start, count)) {
+      giveBack();
+      return "unreadable";
+    }
     const val = DataExtentVal.alloc();
     val.blkno = start;
     val.flags = old.flags;
-    patch.set(extentKey(ino, first + done + count - 1, count), val.bytes);
+    pieces.push({ key: extentKey(ino, first + done + count - 1, count), val: val.bytes });
     done += count;
   }
+  patch.remove(found.key);
+  for (const { key, val } of pieces) patch.set(key, val);
   return true;
 }
 
-function copyBlocks(cx: CheckContext, from: number, to: number, count: number): void {
+/** False if they cannot be read. */
+function copyBlocks(cx: CheckContext, from: number, to: number, count: number): boolean {
   const step = COPY_BYTES / SM_SIZE;
   for (let done = 0; done < count; done += step) {
     const n = Math.min(step, count - done);
     const buf = cx.data.allocBuffer(n * SM_SIZE);
-    cx.data.read(buf, (from + done) * SM_SIZE);
+    try {
+      cx.data.read(buf, (from + done) * SM_SIZE);
+    } catch (e) {
+      if (!(e instanceof DeviceError)) throw e;
+      return false;
+    }
     cx.data.write(buf, (to + done) * SM_SIZE);
   }
+  return true;
 }
