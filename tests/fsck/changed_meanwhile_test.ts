@@ -4,7 +4,13 @@
  */
 
 import assert from "node:assert/strict";
-import { LG_SIZE, MAGIC_QUORUM, QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import {
+  LG_SIZE,
+  MAGIC_QUORUM,
+  QUORUM_BLKNO,
+  SM_SIZE,
+  SUPER_BLKNO,
+} from "../../format/constants.ts";
 import { sealBlock } from "../../format/crc32c.ts";
 import { QuorumBlock } from "../../format/quorum.ts";
 import { isSound } from "../../fs/check/check.ts";
@@ -14,7 +20,7 @@ import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
 import { EBUSY } from "../../format/errno.ts";
 import type { MemDevice } from "../../fs/memory_device.ts";
-import { healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
+import { copyOf, healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
 import { editSuper, wipe } from "./supers_support.ts";
 
 /** A mount of another host begins: it writes the block of its slot. */
@@ -121,6 +127,43 @@ Deno.test("changed meanwhile: seen before the switch, and in later rounds", asyn
   );
   assert.equal(rounds, 2, "the data device's super block was written in round 1");
   assert.deepEqual(images(v), then);
+});
+
+Deno.test("changed meanwhile: a fixed block that could not be read at first", async () => {
+  const base = await damagedVolume();
+  /** The reads of all the blocks and of this one fail once. */
+  const unreadableAtFirst = (blkno: number): Volume => {
+    const v = copyOf(base), from = blkno * SM_SIZE;
+    for (const _ of [1, 2]) {
+      v.meta.inject({ op: "read", kind: "fail", nth: 0, from, to: from + SM_SIZE });
+    }
+    return v;
+  };
+  for (const slot of [0, 9]) {
+    const v = unreadableAtFirst(QUORUM_BLKNO + slot);
+    assert.ok(isSound(repairVolume(v.meta, v.data, repairOptions()).after), `slot ${slot}`);
+  }
+  const cases: [number, (v: Volume) => void, RegExp][] = [
+    [QUORUM_BLKNO, (v) => beginMount(v.meta), /slot 0 could not be .* a mount is using it/],
+    [SUPER_BLKNO, () => {}, /super block could not be read at first and can be now/],
+  ];
+  for (const [blkno, meanwhile, why] of cases) {
+    const v = unreadableAtFirst(blkno), fixed = new FixedArea(v.meta);
+    meanwhile(v);
+    const then = images(v), options = { ...repairOptions(), fixed };
+    assert.throws(() => repairVolume(v.meta, v.data, options), (e) => {
+      assert.ok(e instanceof ChangedError, `${e}`);
+      assert.match(e.message, why);
+      return true;
+    });
+    assert.deepEqual(images(v), then);
+  }
+  // Once it has been read it must stay as it is.
+  const v = unreadableAtFirst(QUORUM_BLKNO), fixed = new FixedArea(v.meta);
+  fixed.beforeWrite(false);
+  fixed.flushed();
+  beginMount(v.meta);
+  assert.throws(() => fixed.beforeWrite(false), /slot 0 was changed by something else/);
 });
 
 Deno.test("changed meanwhile: a repair is not undone under a mount", async () => {

@@ -7,28 +7,34 @@
  * Guarantees: before the first write after a flush, and before each write of a fixed block, they are
  * read again and hold what they held then or what was written here since. What lies
  * between that look and the write is some microseconds for a fixed block; else at most what is
- * written between two flushes, to blocks that the volume does not refer to.
+ * written between two flushes, to blocks that the volume does not refer to unless a repair is undone.
  */
 
 import { bytesEqual } from "../../../format/bytes.ts";
-import { QUORUM_BLKNO, QUORUM_BLOCKS, SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
+import {
+  MAGIC_QUORUM,
+  QUORUM_BLKNO,
+  QUORUM_BLOCKS,
+  SM_SIZE,
+  SUPER_BLKNO,
+} from "../../../format/constants.ts";
 import { EBUSY } from "../../../format/errno.ts";
 import type { Device } from "../../device.ts";
 import { assert, DeviceError, FsError } from "../../errors.ts";
+import { rawU64, viewOf } from "../raw.ts";
 
 /** The super block and the quorum blocks behind it. */
 const BLOCKS = QUORUM_BLKNO - SUPER_BLKNO + QUORUM_BLOCKS;
 const OFF = SUPER_BLKNO * SM_SIZE;
 const END = OFF + BLOCKS * SM_SIZE;
 
-/** Something else writes to the volume: nothing more may be. */
+const CHANGED = "was changed by something else while fsck worked on the volume, " +
+  "which must not be mounted on any host";
+
+/** Something else writes, or may write, to the volume: nothing more may be. */
 export class ChangedError extends FsError {
   constructor(device: string, what: string) {
-    super(
-      EBUSY,
-      `${device}: ${what} was changed by something else while fsck worked on the volume, ` +
-        "which must not be mounted on any host",
-    );
+    super(EBUSY, `${device}: ${what}`);
   }
 }
 
@@ -59,13 +65,16 @@ export class FixedArea {
   /** Something is about to be written, to fixed blocks or elsewhere. Throws ChangedError. */
   beforeWrite(fixed: boolean): void {
     if (this.#looked && !fixed) return;
-    const now = this.#read();
-    this.#blocks.forEach((block, i) => {
-      const found = now[i] as Uint8Array | null;
+    this.#read().forEach((found, i) => {
+      const block = this.#blocks[i] as Uint8Array | null;
       // A sector that has gone bad is nobody's doing.
       if (found === null || block !== null && bytesEqual(block, found)) return;
-      const what = i === 0 ? "the super block" : `the block of quorum slot ${i - 1}`;
-      throw new ChangedError(this.meta.name, what);
+      const why = block === null ? whyNotTaken(found, i) : CHANGED;
+      if (why !== null) {
+        const what = i === 0 ? "the super block" : `the block of quorum slot ${i - 1}`;
+        throw new ChangedError(this.meta.name, `${what} ${why}`);
+      }
+      this.#blocks[i] = found.slice();
     });
     this.#looked = true;
   }
@@ -92,6 +101,17 @@ export class FixedArea {
     if (readInto(this.meta, this.#now, OFF)) return blocks;
     return blocks.map((b, i) => readInto(this.meta, b, OFF + i * SM_SIZE) ? b : null);
   }
+}
+
+/**
+ * What speaks against taking block `i` as it is now that it can be read, which it could not be at first;
+ * null if nothing does. What was decided without the super block is not done over one that is there.
+ */
+function whyNotTaken(block: Uint8Array, i: number): string | null {
+  if (i === 0) return "could not be read at first and can be now: another run makes use of it";
+  const v = viewOf(block);
+  const inUse = v.getUint32(4, true) === MAGIC_QUORUM && rawU64(v, 40) > rawU64(v, 240);
+  return inUse ? "could not be read at first, and says now that a mount is using it" : null;
 }
 
 function readInto(dev: Device, buf: Uint8Array, off: number): boolean {
