@@ -74,7 +74,8 @@ async function merged(): Promise<LocalCluster> {
   return m.cluster;
 }
 
-Deno.test("lost log trees: one of which nothing but its blocks is left, by either mode", async () => {
+/** A volume whose newest log tree, of several blocks, is not in logs_root; its root, and all as it was. */
+async function withoutNewest() {
   const { meta, data } = await merged();
   const m = await LocalFs.mount(await LocalCluster.open(meta, data, 1));
   // All that another log tree has of the root is older.
@@ -85,14 +86,34 @@ Deno.test("lost log trees: one of which nothing but its blocks is left, by eithe
   await m.unmount();
   const v = { meta: meta.snapshot(), data: data.snapshot(), inos: new Map<string, number>() };
   const healthy = manifest(v.meta, v.data);
-  let newest = 0;
+  let newest = 0, root = 0;
   loseLogTrees(v.meta.snapshot(), (lt) => {
-    newest = Math.max(newest, lt.maxItemSeq);
+    if (lt.maxItemSeq > newest) [newest, root] = [lt.maxItemSeq, lt.itemRoot.ref.blkno];
     return false;
   });
   assert.equal(loseLogTrees(v.meta, (lt) => lt.maxItemSeq === newest), 1);
+  return { v, healthy, root };
+}
+
+Deno.test("lost log trees: one of which nothing but its blocks is left, by either mode", async () => {
+  const { v, healthy } = await withoutNewest();
   assert.deepEqual([...codesOf(v)], ["meta-leak"]);
   for (const mode of MODES) mustBringBack(v, healthy, mode);
+});
+
+Deno.test("lost log trees: -p frees nothing that may be part of one that is not whole", async () => {
+  const { v, healthy, root } = await withoutNewest(), s = new Surgeon(v.meta);
+  s.editBlock(root, (b) => b.buf[5000]! ^= 1, false);
+  for (const traced of [false, true]) {
+    if (traced) s.editInode(1, (inode) => inode.nlink += 1);
+    const before = problemsOf(v.meta, v.data).map((p) => p.message);
+    assert.equal(repairVolume(v.meta, v.data, repairOptions("safe")).commits, 0);
+    assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), before);
+  }
+  // Something misses what leaked: all of its leaves are found, not one that looks like a whole tree.
+  assert.equal(repairVolume(v.meta, v.data, repairOptions()).lossy, false);
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  assert.deepEqual([...manifest(v.meta, v.data)], [...healthy]);
 });
 
 /** The log tree that a mount had open, and took many commits to write, when it crashed. */

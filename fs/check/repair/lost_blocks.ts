@@ -138,6 +138,8 @@ export interface Loose {
   readonly complete: boolean;
   /** The live ones are those of a log tree that nothing leads to, and of holes, but nothing else. */
   readonly lostLogTree?: boolean;
+  /** There are leaves that may be part of a log tree that is not whole. */
+  readonly remains?: boolean;
 }
 
 export const NOTHING_LOOSE: Loose = { leaves: [], alone: [], more: false, complete: false };

@@ -76,13 +76,22 @@ interface Whole {
   readonly leaf: LooseLeaf | null;
 }
 
-/** The leaves of a log tree that nothing leads to; empty if there is none for sure. */
+/** What blocks that leaked tell. */
+export interface LostLogTree {
+  /** The leaves of a log tree that nothing leads to; empty if there is none for sure. */
+  readonly leaves: readonly LooseLeaf[];
+  /** No whole tree, but leaves that may be part of one: newer than what was merged, of no known tree. */
+  readonly remains: boolean;
+}
+
+export const NO_LOG_TREE: LostLogTree = { leaves: [], remains: false };
+
 export function findLostLogTree(
   cx: CheckContext,
   items: ServerItems,
   random: Random,
   onRead: (blocks: number, total: number) => void,
-): readonly LooseLeaf[] {
+): LostLogTree {
   return new Search(cx, items, random).run(onRead);
 }
 
@@ -103,20 +112,21 @@ class Search {
     this.#block = cx.source.acquire();
   }
 
-  run(onRead: (blocks: number, total: number) => void): readonly LooseLeaf[] {
+  run(onRead: (blocks: number, total: number) => void): LostLogTree {
     try {
-      if (!this.#readBlocks(onRead) || this.#blooms.length === 0 || this.#whole.size === 0) {
-        return [];
-      }
+      if (!this.#readBlocks(onRead)) return { leaves: [], remains: true };
+      if (this.#whole.size === 0) return NO_LOG_TREE;
       for (const [level, blknos] of this.#parents.entries()) {
         for (const blkno of blknos) this.#join(blkno, level);
       }
-      const root = this.#newestRoot();
-      if (root === null || root.oldest <= this.#newestMerged()) return [];
-      const leaves = leavesOf(root);
-      return this.#isForeign(leaves) && this.#isBloomed(leaves)
-        ? leaves.map(({ leaf }) => leaf as LooseLeaf)
-        : [];
+      const merged = this.#newestMerged(), root = this.#newestRoot();
+      const leaves = root !== null && root.oldest > merged ? leavesOf(root) : [];
+      if (leaves.length > 0 && this.#isForeign(leaves) && this.#isBloomed(leaves)) {
+        return { leaves: leaves.map(({ leaf }) => leaf as LooseLeaf), remains: false };
+      }
+      const mayRemain = (at: Whole) =>
+        at.level === 0 && at.newest > merged && this.#isForeign([at]);
+      return { leaves: [], remains: [...this.#whole.values()].some(mayRemain) };
     } finally {
       this.cx.source.release(this.#block);
     }
@@ -189,12 +199,21 @@ class Search {
   #newestRoot(): Whole | null {
     let best: Whole | null = null;
     for (const at of this.#whole.values()) {
-      if (at.level > 0 && !at.last.equals(Key.ONES)) continue;
+      if (at.level > 0 ? !at.last.equals(Key.ONES) : this.#isBeside(at)) continue;
       const newer = best === null || at.newest > best.newest ||
         at.newest === best.newest && at.level > best.level;
       if (newer) best = at;
     }
     return best;
+  }
+
+  /** Whether other leaves lie beside a leaf: one that is a root has none, as older versions overlap it. */
+  #isBeside(leaf: Whole): boolean {
+    for (const at of this.#whole.values()) {
+      if (at.level > 0) continue;
+      if (at.first.compare(leaf.last) > 0 || at.last.compare(leaf.first) < 0) return true;
+    }
+    return false;
   }
 
   /** The newest version of fs_root or of the merge; Infinity where that cannot be told. */

@@ -48,7 +48,7 @@ import {
   mayHaveLeaked,
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
-import { findLostLogTree } from "./lost_log_tree.ts";
+import { findLostLogTree, NO_LOG_TREE } from "./lost_log_tree.ts";
 import { salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
@@ -332,6 +332,10 @@ class Repair {
         p.values["blkno"] === refBlkno(cx.sb.fsRoot.ref)
       );
     const loose = this.#searchLost(cx, items, findings, allowed);
+    // Of these nothing shows that they are what was there last.
+    const doubtful = loose.remains === true ||
+      loose.lostLogTree !== true && loose.leaves.some((leaf) => leaf.live);
+    if (preening && doubtful) return false;
     // What may be all that is left of something is not written before it has been brought back.
     const live = loose.leaves.some((leaf) => leaf.live) || loose.alone.length > 0 ||
       this.#fsRootLost;
@@ -434,7 +438,9 @@ class Repair {
     };
     const freeKnown = this.#freeIsKnown(cx, findings);
     const leaked = !this.#mended && allowed.some((p) => p.code === "meta-leak");
-    const lost = leaked && freeKnown ? findLostLogTree(cx, items, this.options.random, onRead) : [];
+    const { leaves: lost, remains } = leaked && freeKnown
+      ? findLostLogTree(cx, items, this.options.random, onRead)
+      : NO_LOG_TREE;
     const holes = this.#wholeHoles(cx, findings, allowed)
       .filter((h) => lost.length === 0 || h.tree !== LEAKED);
     for (const bad of cx.badBlocks) {
@@ -446,7 +452,7 @@ class Repair {
     const loose = holes.length === 0
       ? NOTHING_LOOSE
       : findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, onRead);
-    if (lost.length === 0) return loose;
+    if (lost.length === 0) return { ...loose, remains };
     const known = new Set(lost.map(({ blkno }) => blkno));
     const leaves = [...lost, ...loose.leaves.filter(({ blkno }) => !known.has(blkno))];
     return { ...loose, leaves, lostLogTree: true };
