@@ -19,7 +19,7 @@ import { ChangedError, FixedArea } from "../../fs/check/repair/fixed_area.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
 import { EBUSY } from "../../format/errno.ts";
-import type { MemDevice } from "../../fs/memory_device.ts";
+import { MemDevice } from "../../fs/memory_device.ts";
 import { copyOf, healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
 import { editSuper, wipe } from "./supers_support.ts";
 
@@ -193,6 +193,31 @@ Deno.test("changed meanwhile: a repair is not undone under a mount", async () =>
     assert.deepEqual(images(v), then);
     applyUndo(path, quiet, v.data, false);
     assert.deepEqual([quiet.toImage(), v.data.toImage()], before);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
+
+Deno.test("changed meanwhile: a mount that begins in the midst of undoing much is seen", async () => {
+  const dir = await Deno.makeTempDir({ prefix: "undo-" });
+  try {
+    const { meta } = copyOf(await healthyVolume()), piece = 8 << 20, pieces = 10;
+    const data = new MemDevice(pieces * piece), path = `${dir}/u`;
+    const file = new UndoFile(path, {
+      fsid: "0",
+      superCrc: superCrc(meta),
+      devices: [meta, data],
+    });
+    for (let i = 0; i < pieces; i++) file.save(1, new Uint8Array(piece), i * piece);
+    file.end();
+    file.close();
+    const write = data.write.bind(data);
+    data.write = (buf, off) => {
+      write(buf, off);
+      if (data.writes === 1) beginMount(meta);
+    };
+    assert.throws(() => applyUndo(path, meta, data, false), ChangedError);
+    assert.equal(data.writes * piece, 64 << 20, "no more than what lies between two looks");
   } finally {
     await Deno.remove(dir, { recursive: true });
   }

@@ -31,6 +31,8 @@ const NEW_SUPER = 0x5c0d0002;
 const END = 0x5c0d0003;
 /** Largest piece that one record saves. */
 const MAX_RECORD = 1 << 20;
+/** So much is brought back between two flushes, and with them looks at who uses the volume. */
+const FLUSH_BYTES = 64 << 20;
 
 /** Which volume a file is about. */
 export interface UndoIdentity {
@@ -232,15 +234,23 @@ export function applyUndo(
           "volume's; --force restores it all the same",
       );
     }
+    const flush = () => devices.forEach((dev) => dev.flush());
+    let unflushed = 0;
     file.forEach(({ kind, index, off, bytes }) => {
       if (kind !== OLD_BYTES) return;
+      // Blocks that the volume refers to are overwritten: the fixed blocks are looked at again.
+      if (unflushed >= FLUSH_BYTES) {
+        flush();
+        unflushed = 0;
+      }
       const dev = devices[index] as Device;
       const buf = dev.allocBuffer(bytes.length);
       buf.set(bytes);
       dev.write(buf, off);
       restored += bytes.length;
+      unflushed += bytes.length;
     });
-    for (const dev of devices) dev.flush();
+    flush();
     file.forEach(({ kind, index, off, bytes }) => {
       if (kind !== OLD_BYTES) return;
       const dev = devices[index] as Device;
