@@ -19,6 +19,7 @@ import {
 } from "../../format/constants.ts";
 import { walkBlocks } from "../../fs/btree.ts";
 import { LogTrees } from "../../format/log_trees.ts";
+import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { generate, generatedSize } from "./generate.ts";
 import { Key } from "../../format/key.ts";
@@ -191,6 +192,26 @@ Deno.test("repair: -p clears what is reserved in the data device's super block",
   sealBlock(block);
   v.data.write(block, off);
   assert.ok(problemsOf(v.meta, v.data).every((p) => p.code === "super-reserved"));
+  // Whichever read of it fails, that is the device's failure.
+  let thrown = 0;
+  for (let nth = 0, struck = true; struck; nth++) {
+    const w = copyOf(v), read = w.data.read.bind(w.data);
+    let reads = 0;
+    w.data.read = (buf, at) => {
+      if (at <= off && off < at + buf.length && reads++ === nth) {
+        throw new DeviceError(w.data.name, "read error");
+      }
+      read(buf, at);
+    };
+    try {
+      repairVolume(w.meta, w.data, repairOptions("safe"));
+    } catch (e) {
+      if (!(e instanceof DeviceError)) throw e;
+      thrown++;
+    }
+    struck = reads > nth;
+  }
+  assert.ok(thrown > 0);
   const result = repairVolume(v.meta, v.data, repairOptions("safe"));
   assert.ok(isSound(result.after) && !result.lossy);
   assert.equal(result.commits, 1);

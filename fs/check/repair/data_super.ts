@@ -98,10 +98,13 @@ export function mendDataSuper(
   return { written: true, note, refused: null };
 }
 
-/** Zeroes what is reserved in a super block of the data device that is sound otherwise. */
+/**
+ * Zeroes what is reserved in a super block of the data device that is sound otherwise. Throws DeviceError
+ * when it cannot be read any more.
+ */
 export function clearReserved(data: Device): void {
   const block = readSuper(data);
-  assert(block !== null, "a super block that cannot be read");
+  if (block === null) throw new DeviceError(data.name, "its super block cannot be read any more");
   block.fill(0, ID, ID + 8);
   sealBlock(block);
   data.write(block, SUPER_BLKNO * SM_SIZE);

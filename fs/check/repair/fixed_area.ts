@@ -5,9 +5,10 @@
  *
  * Relies on: what the fixed blocks held when it was found that nobody uses the volume.
  * Guarantees: before the first write after a flush, and before each write of a fixed block, they are
- * read again and hold what they held then or what was written here since; a quorum block that could not
- * be read before says that its slot is unused. What lies between that look and the write is some microseconds for a fixed block; else at most what is
- * written between two flushes, to blocks that the volume does not refer to unless a repair is undone.
+ * read again and hold what they held then or what was written here since; a quorum block that could
+ * not be read before does not speak of a mount. What lies between that look and the write is some
+ * microseconds for a fixed block; else at most what is written between two flushes, to blocks that the
+ * volume does not refer to unless a repair is undone.
  */
 
 import { bytesEqual } from "../../../format/bytes.ts";
