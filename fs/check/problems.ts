@@ -652,7 +652,8 @@ export const PROBLEMS = {
     "error",
     "inode {ino}: the extent of {count} blocks at block {start} overlaps the one before",
     "lossy",
-    "The later extent is cut off where it overlaps.",
+    "If the inode's block counts show which extent has a wrong length, or is one too many, that is " +
+      "mended. Else the later extent is cut off where it overlaps.",
   ),
   "extent-file-touch": kind(
     "info",

@@ -90,6 +90,8 @@ function isCounted(s: FixScope, ino: number, { thirdBig }: Key): boolean {
 
 export function removeOutsideExtents(s: FixScope, ino: number): boolean {
   if (!s.lossy) return false;
+  if (s.sifted.has(ino)) return true;
+  s.sifted.add(ino);
   const outside: Key[] = [];
   for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
     if (val.length !== 16) continue;
@@ -97,20 +99,48 @@ export function removeOutsideExtents(s: FixScope, ino: number): boolean {
     if (blkno !== 0 && (blkno < 64 || blkno + len > s.round.cx.dataBlocks)) outside.push(key);
   }
   for (const key of outside) s.patch.remove(key);
-  s.notes.push(`inode ${ino} lost extents that lay outside the device`);
+  if (outside.length > 0) s.notes.push(`inode ${ino} lost extents that lay outside the device`);
   return true;
 }
 
-/** Of extents that overlap the later one gives way. */
+interface Extent {
+  readonly key: Key;
+  readonly val: Uint8Array;
+  readonly start: number;
+  readonly end: number;
+  readonly len: number;
+}
+
+/**
+ * Of extents that overlap one gets another length if that makes the inode's counts come out right; else
+ * the later one gives way.
+ */
 export function cutOverlappingExtents(s: FixScope, ino: number): boolean {
   if (!s.lossy) return false;
+  if (s.cut.has(ino)) return true;
+  s.cut.add(ino);
+  const extents: Extent[] = s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)
+    .map(({ key, val }) => {
+      const end = Number(key.secondBig), len = Number(key.thirdBig);
+      return { key, val, start: end - len + 1, end, len };
+    })
+    .filter((e) => e.val.length === 16 && e.end <= SM_MAX && e.len >= 1 && e.start >= 0)
+    .sort((a, b) => a.start - b.start || a.end - b.end);
+  const wrong = wrongLength(s, ino, extents);
+  if (wrong !== null) {
+    const { key, val, start, end, len } = wrong.extent;
+    s.patch.remove(key);
+    if (wrong.right > 0) {
+      s.patch.set(Key.of(ZONE_FS, ino, TYPE_DATA_EXTENT, end, wrong.right), val.slice());
+    }
+    s.notes.push(
+      `inode ${ino}: of the ${len} blocks of the extent at block ${start} it counts ${wrong.right}`,
+    );
+    return true;
+  }
   let free = 0;
-  const extents = s.range(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)
-    .map(({ key, val }) => ({ key, val, end: Number(key.secondBig), len: Number(key.thirdBig) }))
-    .filter((e) => e.val.length === 16 && e.end <= SM_MAX && e.len >= 1 && e.len <= e.end + 1)
-    .sort((a, b) => a.end - a.len - (b.end - b.len) || a.end - b.end);
-  for (const { key, val, end, len } of extents) {
-    const start = end - len + 1, cut = free - start;
+  for (const { key, val, start, end, len } of extents) {
+    const cut = free - start;
     if (cut > 0) {
       s.patch.remove(key);
       s.notes.push(
@@ -123,6 +153,56 @@ export function cutOverlappingExtents(s: FixScope, ino: number): boolean {
       }
     }
     free = Math.max(free, end + 1);
+  }
+  return true;
+}
+
+/**
+ * The extent that alone explains that some overlap: with another length, 0 if it is one too many, none
+ * do, and the inode's counts come out right. Null if there is none, or either of two may be it.
+ */
+function wrongLength(
+  s: FixScope,
+  ino: number,
+  extents: readonly Extent[],
+): { extent: Extent; right: number } | null {
+  const inode = s.patch.peekInode(ino),
+    second = extents.findIndex((e, i) => i > 0 && e.start <= (extents[i - 1] as Extent).end);
+  if (inode === null || second < 0) return null;
+  // Blocks more than the inode counts.
+  const more = {
+    online: -rawU64(inode.v, inode.o + 32),
+    offline: -rawU64(inode.v, inode.o + 40),
+    neither: 0,
+  };
+  for (const e of extents) more[countedAs(e)] += e.len;
+  const found: { extent: Extent; right: number }[] = [];
+  for (const extent of extents.slice(second - 1, second + 1)) {
+    const counted = countedAs(extent);
+    if (counted === "neither" || more[counted === "online" ? "offline" : "online"] !== 0) continue;
+    const right = extent.len - more[counted];
+    if (right < 0 || right >= extent.len) continue;
+    if (isApart(extents, extent, right)) found.push({ extent, right });
+  }
+  const [only, other] = found;
+  return other === undefined ? only ?? null : null;
+}
+
+/** Which of an inode's counts has the blocks of an extent. */
+function countedAs({ val }: Extent): "online" | "offline" | "neither" {
+  const v = viewOf(val), flags = v.getUint8(8);
+  if (rawU64(v, 0) !== 0 && (flags & SEF_UNWRITTEN) === 0) return "online";
+  return (flags & SEF_OFFLINE) !== 0 ? "offline" : "neither";
+}
+
+/** Whether no extents, in the order of their starts, overlap if `changed` has the last `len` blocks only. */
+function isApart(extents: readonly Extent[], changed: Extent, len: number): boolean {
+  let free = 0;
+  for (const e of extents) {
+    if (e === changed) continue;
+    if (e.start < free) return false;
+    if (len > 0 && e.start <= changed.end && e.end > changed.end - len) return false;
+    free = e.end + 1;
   }
   return true;
 }

@@ -39,6 +39,8 @@ export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
 
 /** Block counts follow the extents. */
 export function fixBlockCount(s: FixScope, ino: number, field: string, found: number): boolean {
+  // What was found is what there was before: the next round counts again.
+  if (s.cut.has(ino)) return true;
   const inode = s.patch.inode(ino);
   if (inode === null) return false;
   const online = field === "online_blocks";

@@ -29,6 +29,9 @@ export class FixScope {
   readonly notes: string[] = [];
   /** Inodes that have been dealt with as a whole. */
   readonly removed = new Set<number>();
+  /** Inodes whose extents outside the device, and whose extents that overlap, have been dealt with. */
+  readonly sifted = new Set<number>();
+  readonly cut = new Set<number>();
   /** Of the inode whose extents had unknown flags last: blocks that are known to be written. */
   written = { ino: 0, blocks: 0 };
 
