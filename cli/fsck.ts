@@ -121,7 +121,7 @@ export const command: CommandSpec = {
           json: o.json === true,
           verbose: o.verbose === true,
           progress: o.progress === true,
-          memory: Number(parseSize(o.memory)),
+          memory: parseMemory(o.memory),
           workers: parseWorkers(o.workers),
           tempDir: o.tempDir,
           slots: parseSlots(o.quorumSlot ?? []),
@@ -167,6 +167,15 @@ function modeOf(no: boolean, preen: boolean, yes: boolean): Mode {
 
 function defaultWorkers(): number {
   return Math.min(MAX_DEFAULT_WORKERS, navigator.hardwareConcurrency);
+}
+
+function parseMemory(text: string): number {
+  try {
+    return Number(parseSize(text));
+  } catch (e) {
+    if (!(e instanceof FsError)) throw e;
+    throw new UsageError(`--memory: ${e.message}`);
+  }
 }
 
 function parseWorkers(text: string): number {
@@ -345,26 +354,31 @@ function mend(
   interrupt: Interrupt,
 ): number {
   const file = o.undo === undefined ? null : new UndoFile(o.undo, undoIdentity(meta, data));
-  const devices = [meta, data].map((dev: Device, index) =>
-    new NotedWrites(file === null ? dev : new UndoDevice(dev, file, index))
-  ) as [NotedWrites, NotedWrites];
-  const modified = () => devices.some((dev) => dev.written);
+  // What could not be saved for an undo is not written.
+  const noted = [new NotedWrites(meta), new NotedWrites(data)] as const;
+  const undoable = (index: 0 | 1): Device =>
+    file === null ? noted[index] : new UndoDevice(noted[index], file, index);
+  const modified = () => noted.some((dev) => dev.written);
   try {
-    const { after: report, commits, lossy, stopped, failed } = repairVolume(...devices, {
-      ...checkOptions(o, show, help),
-      mode: o.mode === "safe" ? "safe" : "all",
-      random: new SystemRandom(),
-      now: new SystemClock().realtime(),
-      slots: o.slots,
-      trustData: o.trustData,
-      fixed,
-      onRound: (n) => {
-        interrupt.roundsDone(n - 1);
-        show.begin(new PathFinder(meta, new SystemRandom()));
+    const { after: report, commits, lossy, stopped, failed } = repairVolume(
+      undoable(0),
+      undoable(1),
+      {
+        ...checkOptions(o, show, help),
+        mode: o.mode === "safe" ? "safe" : "all",
+        random: new SystemRandom(),
+        now: new SystemClock().realtime(),
+        slots: o.slots,
+        trustData: o.trustData,
+        fixed,
+        onRound: (n) => {
+          interrupt.roundsDone(n - 1);
+          show.begin(new PathFinder(meta, new SystemRandom()));
+        },
+        log: (line) => show.note(line),
+        ...(o.mode === "ask" ? { ask: (code, count) => show.ask(code, count) } : {}),
       },
-      log: (line) => show.note(line),
-      ...(o.mode === "ask" ? { ask: (code, count) => show.ask(code, count) } : {}),
-    });
+    );
     const mended = commits > 0 || modified() ? MENDED : 0;
     const left = isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
     const status = mended | (failed ? EXIT_FAILED : left);
@@ -373,7 +387,8 @@ function mend(
       show.remark(`${file.path} lacks ${file.pagesLost} pages that could not be read`);
     }
     file?.end();
-    show.end(meta.name, { report, modified: modified(), lossy, stopped, undo, status });
+    const losing = lossy && commits > 0;
+    show.end(meta.name, { report, modified: modified(), lossy: losing, stopped, undo, status });
     return status;
   } catch (e) {
     if (!(e instanceof FsError)) throw e;

@@ -98,6 +98,21 @@ Deno.test("fsck at scale: no room for temporary files is one line and status 8, 
   });
 });
 
+Deno.test("fsck at scale: what cannot be saved for an undo is not written, and nothing is said to be lost", async () => {
+  await withVolume("no-index", async (meta, data, dir) => {
+    const before = await digest(meta);
+    await withFullDirectory(dir, async (full) => {
+      Deno.writeFileSync(`${full}/other`, new Uint8Array(60 << 10));
+      const { code, out, err } = await fsck("-y", "--undo", `${full}/undo`, meta, data);
+      assert.equal(code, 8, out + err);
+      assert.match(out, /nothing was changed/);
+      assert.match(err, /mending stopped: .*No space left/);
+      assert.doesNotMatch(out + err, /are gone/);
+    });
+    assert.equal(await digest(meta), before);
+  });
+});
+
 Deno.test("fsck at scale: hardly any memory and more threads than processors check as well", async () => {
   await withVolume(undefined, async (meta, data) => {
     const plain = await fsck("-n", "--json", meta, data);

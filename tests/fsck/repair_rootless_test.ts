@@ -6,15 +6,23 @@
 
 import assert from "node:assert/strict";
 import { firstItem, itemKey, nextItem } from "../../format/btree_block.ts";
-import { LG_SIZE, SM_SIZE, TYPE_INODE, ZONE_FS } from "../../format/constants.ts";
+import {
+  LG_SIZE,
+  META_DEV_START_BLKNO,
+  SM_SIZE,
+  TYPE_INODE,
+  ZONE_FS,
+} from "../../format/constants.ts";
 import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
+import { create, unlink } from "../../fs/ops/names.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { newLocalFs } from "../helpers/local_fs.ts";
 import { readBlock } from "./damage.ts";
 import { generate, generatedSize } from "./generate.ts";
-import { repairOptions, Surgeon } from "./repair_support.ts";
+import { bytes, manifest, repairOptions, Surgeon } from "./repair_support.ts";
 import { wipe } from "./supers_support.ts";
 
 await useFastCrc32c();
@@ -113,4 +121,24 @@ Deno.test("rootless: nothing but leaves is left, without that of the root inode"
   assert.equal(stopped, null);
   assert.ok(isSound(after) && isSound(checkVolume(v.meta, v.data)));
   assert.ok(leaves.length > 4 && after.stats.inodes >= inodes - lost, `${after.stats.inodes}`);
+});
+
+Deno.test("rootless: where log trees have everything nothing that was deleted comes back", async () => {
+  const m = await newLocalFs({ fmtVers: 2 });
+  for (let i = 0; i < 300; i++) {
+    const ino = await m.run((op, fs) => create(op, fs, 1, bytes(`a${i}`), 0o100644, 0));
+    m.fs.refs.forget(ino, 1);
+    if (i % 10 === 0) await m.sync();
+  }
+  for (let i = 1; i < 300; i += 3) {
+    await m.run((op, fs) => unlink(op, fs, 1, bytes(`a${i}`)));
+    if (i % 100 === 1) await m.sync();
+  }
+  await m.unmount();
+  const { meta, data } = m.cluster, before = manifest(meta, data);
+  wipe(meta);
+  meta.write(new Uint8Array(LG_SIZE), META_DEV_START_BLKNO * LG_SIZE);
+  const { after, stopped } = repairVolume(meta, data, repairOptions());
+  assert.ok(stopped === null && isSound(after));
+  assert.deepEqual([...manifest(meta, data)], [...before]);
 });

@@ -124,7 +124,11 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
   meta.write(block, SUPER_BLKNO * SM_SIZE);
   meta.flush();
   const fsRootLost = best.fs === null ? best.empty !== true : best.fs.isPart;
-  if (fsRootLost) notes.push("its leaves are searched for, older ones among them");
+  if (fsRootLost) {
+    notes.push(
+      "its leaves are searched for, older ones among them: what was deleted since may be back",
+    );
+  }
   return {
     written: true,
     notes,
@@ -174,7 +178,9 @@ function bestRoots(
     return { fs, logs, inodes: report.stats.inodes, errors: unexpected(report) };
   };
   const best = newestRoots(own, found, attempt);
-  if (best === null || best.errors === 0 || best.logs === null) return best;
+  if (best === null) return null;
+  if (best.errors === 0) return { ...best, empty: best.fs === null };
+  if (best.logs === null) return best;
   for (const fs of [null, ...found.rootless.slice(0, TRIED_EACH)]) {
     const other = attempt(fs, best.logs);
     if (other.errors > 0 || other.inodes < best.inodes) continue;
