@@ -20,6 +20,8 @@ const [SHARD, SHARDS] = (Deno.env.get("SCOUTFS_REPAIR_SHARD") ?? "0/1").split("/
   number,
 ];
 
+assert.ok(SHARD < SHARDS, "SCOUTFS_REPAIR_SHARD is a number below that of all: 0/2, 1/2");
+
 /** What cannot be mended, each with its reason. */
 const LEFT: readonly (readonly [codes: RegExp, reason: string])[] = [
   [/^(super-no-slots|super-slot)$/, "nothing tells the address of a quorum slot"],

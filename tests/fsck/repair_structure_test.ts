@@ -8,7 +8,14 @@ import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { checkVolume, isSound } from "../../fs/check/check.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
-import { firstItem, itemKey, itemVal, nextItem } from "../../format/btree_block.ts";
+import {
+  firstItem,
+  insertItem,
+  itemKey,
+  itemSeq,
+  itemVal,
+  nextItem,
+} from "../../format/btree_block.ts";
 import {
   LG_SIZE,
   SM_SIZE,
@@ -18,7 +25,7 @@ import {
   ZONE_INODE_INDEX,
 } from "../../format/constants.ts";
 import { walkBlocks } from "../../fs/btree.ts";
-import { LogTrees } from "../../format/log_trees.ts";
+import { LogTrees, logTreesKey } from "../../format/log_trees.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { generate, generatedSize } from "./generate.ts";
@@ -356,4 +363,27 @@ Deno.test("repair: a mended volume can be mounted and used", async () => {
   await again.unmount();
   assert.deepEqual(problemsOf(v.meta, v.data).map((p) => p.message), []);
   mustKeep(v, healthy, []);
+});
+
+Deno.test("structure: a bloom block of two log trees, one of them empty", async () => {
+  const v = await healthyVolume(), s = new Surgeon(v.meta), { logsRoot } = s.superBlock();
+  const before = manifest(v.meta, v.data);
+  const leaf = s.leafOf(logsRoot, Key.ZEROS) as number;
+  s.editBlock(leaf, (b) => {
+    const item = firstItem(b), first = LogTrees.at(itemVal(b, item));
+    const other = LogTrees.at(itemVal(b, item).slice());
+    other.nr = first.nr + 40;
+    other.itemRoot.zero();
+    for (const list of [other.metaAvail, other.metaFreed]) list.zero();
+    for (const alloc of [other.dataAvail, other.dataFreed]) alloc.zero();
+    other.srchFile.zero();
+    other.inodeCountDelta = 0;
+    insertItem(b, logTreesKey(other.rid, other.nr), itemSeq(b, item), 0, other.bytes);
+  });
+  const codes = problemsOf(v.meta, v.data).map((p) => p.code);
+  assert.deepEqual([...new Set(codes)], ["meta-block-twice"]);
+  const { stopped } = repairVolume(v.meta, v.data, repairOptions());
+  assert.equal(stopped, null);
+  assert.deepEqual(problemsOf(v.meta, v.data), []);
+  assert.deepEqual([...manifest(v.meta, v.data)], [...before]);
 });

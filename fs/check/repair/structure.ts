@@ -196,6 +196,10 @@ function mendVersions({ servers, allowed }: Structure): void {
     const lt = byWhat.get(treeOf(values));
     const blooming = code.startsWith("bloom-") || isBloom(what) || code === "log-tree";
     if (blooming && lt !== undefined) blooms.add(lt);
+    // A block that two trees have: the later one gets its own, whatever else is wrong with them.
+    const second = String(values["second"] ?? "");
+    const later = byWhat.get(logTreeOf(second));
+    if (code === "meta-block-twice" && isBloom(second) && later !== undefined) blooms.add(later);
   }
   for (const lt of logTrees) {
     const missing = lt.itemRoot.height > 0 && lt.bloomRef.isNull;
