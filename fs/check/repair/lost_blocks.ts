@@ -189,7 +189,7 @@ export function findLooseLeaves(
   owners.forEachRun(META_DEV_START_BLKNO, (start, len, kind) => {
     if (kind === KIND_FREE && !copies) return;
     if (kind !== KIND_USED) add(start, len, kind === KIND_NOBODY && freeKnown);
-    else if (merging && copies) {
+    else if (merging) {
       for (let blkno = start; blkno < start + len; blkno++) {
         if (isMerged(owners.name(owners.of(blkno)))) add(blkno, 1, true);
       }
@@ -213,7 +213,7 @@ export function findLooseLeaves(
   cx.source.release(b);
   keepNewest(stale, most);
   const more = found > stale.length;
-  if (overlapTooMuch(live, holes, logTrees)) {
+  if (overlapTooMuch(live, holes, logTrees, merging)) {
     const copied = live.filter((l) => l.sound).map((l) => ({ ...l, live: false }));
     const leaves = [...copied, ...stale];
     return { leaves, alone: [], more, complete: false };
@@ -255,11 +255,12 @@ function overlapTooMuch(
   live: readonly LooseLeaf[],
   holes: readonly Hole[],
   logTrees: number,
+  merging: boolean,
 ): boolean {
   const trees = new Set(holes.map((h) => h.tree));
   if (trees.has(LOG_TREES)) return false;
-  // What leaked may be of any tree.
-  const most = trees.size + (trees.has(LEAKED) ? logTrees : 0);
+  // What leaked may be of any tree, or what a completed request replaces.
+  const most = trees.size + (trees.has(LEAKED) ? logTrees + (merging ? 1 : 0) : 0);
   let open: LooseLeaf[] = [];
   for (const leaf of [...live].sort((a, b) => a.first.compare(b.first))) {
     open = open.filter((o) => o.last.compare(leaf.first) >= 0);

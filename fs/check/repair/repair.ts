@@ -59,7 +59,7 @@ import {
   needsRecovery,
   quorumSlots,
 } from "./problem_kinds.ts";
-import { mendItemTrees, mendServerTrees, type Structure } from "./structure.ts";
+import { mendItemTrees, mendServerTrees, namedBy, type Structure } from "./structure.ts";
 import { closeSlots, resetSlots } from "./quorum_slots.ts";
 import { FULL, growMeta } from "./volume_sizes.ts";
 import { mendSuperBlocks } from "./super_blocks.ts";
@@ -72,6 +72,9 @@ import { ENOSPC } from "../../../format/errno.ts";
 
 /** From this round on each must leave fewer problems than any before: else it goes in circles. */
 const MAX_ROUNDS = 20;
+/** Problems that go when the tree, search file or merge that they are about is made anew. */
+const MENDED_WITH_A_TREE =
+  /^(meta-block-twice|block-|btree-|root-|ref-range|item-(?!seq)|srch-file|srch-comp|merge)/;
 
 export interface RepairOptions extends CheckOptions {
   /** `safe`: only what loses nothing; `all`: everything that can be mended. */
@@ -278,10 +281,8 @@ class Repair {
   #stubborn(allowed: readonly Problem[]): Set<string> {
     const names = new Set<string>();
     for (const { code, values } of allowed) {
-      const what = String(values["what"] ?? "");
-      if (!/^(block-|btree-|root-|ref-range|item-(?!seq)|srch-file|srch-comp|merge)/.test(code)) {
-        continue;
-      }
+      const what = namedBy(code, values);
+      if (!MENDED_WITH_A_TREE.test(code)) continue;
       if (isAllocator(what) || isBloom(what)) continue;
       // Once and again; what cannot be read then is another's business.
       if (this.#rung(code, values) === 1) names.add(logTreeOf(what));

@@ -20,7 +20,7 @@ import {
   itemsOf,
   logTreeOf,
 } from "../names.ts";
-import type { Values } from "../problems.ts";
+import type { ProblemCode, Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Findings } from "./findings.ts";
 import { parseKey } from "./item_patch.ts";
@@ -48,15 +48,15 @@ export function mendServerTrees(s: Structure): void {
   const { servers, findings, allowed, log } = s;
   for (const what of s.stubborn) rebuild(servers, what, log);
   for (const { code, values } of allowed) {
-    const what = String(values["what"] ?? "");
+    const what = namedBy(code, values);
     if (
       isMergeItemOf(what, ZONE_LOG_MERGE_FREEING) &&
-      /^(block-|btree-|ref-range|root-|merge)/.test(code)
+      /^(meta-block-twice|block-|btree-|ref-range|root-|merge)/.test(code)
     ) {
       servers.dropFreeing();
     }
     if (code === "root-pad" && isMergeItem(what)) servers.clearPads();
-    if (isCompaction(what) && /^(block-|ref-range|srch-|root-)/.test(code)) {
+    if (isCompaction(what) && /^(meta-block-twice|block-|ref-range|srch-|root-)/.test(code)) {
       servers.dropCompactions();
     }
     if (isServerTree(what) && findings.serverTrees.has(what)) servers.touch(what);
@@ -70,6 +70,7 @@ export function mendServerTrees(s: Structure): void {
         servers.touch("mounted_clients");
         break;
       case "srch-file":
+      case "meta-block-twice":
       case "ref-range":
       case "block-read":
       case "block-crc":
@@ -94,6 +95,10 @@ export function mendServerTrees(s: Structure): void {
     }
   }
 }
+
+/** The structure that a problem is about: of a block that two have, the one that came later. */
+export const namedBy = (code: ProblemCode, values: Values): string =>
+  String(values[code === "meta-block-twice" ? "second" : "what"] ?? "");
 
 /** What comes back although it was mended is given up, or written anew as a whole. */
 function rebuild(servers: ServerTrees, what: string, log: (line: string) => void): void {
