@@ -7,6 +7,7 @@ import { dumpVolume } from "../fs/dump/dump.ts";
 import { FsError } from "../fs/errors.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { openDevice } from "../fs/sys/device.ts";
+import { CountLine } from "./count_line.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
 import { printError } from "./output.ts";
 import { formatSize } from "./sizes.ts";
@@ -36,6 +37,7 @@ export const command: CommandSpec = {
           options.force === true,
           [path, ...(options.data === undefined ? [] : [options.data])],
         );
+        const line = new CountLine("dumped");
         let done = false;
         try {
           warnIfMounted(meta);
@@ -46,9 +48,14 @@ export const command: CommandSpec = {
               ? { obscure: crypto.getRandomValues(new Uint8Array(16)) }
               : {}),
             time: Math.floor(Date.now() / 1000),
-            warn: printError,
+            warn: (text) => {
+              line.clear();
+              printError(text);
+            },
+            onBlock: (blocks) => line.show(blocks),
           });
           done = true;
+          line.clear();
           const lost = result.unreadable === 0 ? "" : `, ${result.unreadable} could not be read`;
           const extra = result.unreferenced === 0
             ? ""
@@ -57,6 +64,7 @@ export const command: CommandSpec = {
             `${result.blocks} blocks${extra} in ${formatSize(result.bytes, " ")}${lost}`,
           );
         } finally {
+          line.clear();
           out.close(done);
           data?.close();
           meta.close();

@@ -7,6 +7,7 @@ import { FsError } from "../fs/errors.ts";
 import { findSignature } from "../fs/signatures.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
+import { CountLine } from "./count_line.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
 
 /** The least that a device must have. */
@@ -26,6 +27,7 @@ export const command: CommandSpec = {
         const force = options.force === true;
         const input = openInput(file);
         const opened: BlockDevice[] = [], made: string[] = [];
+        const line = new CountLine("restored");
         let done = false;
         try {
           const reader = new DumpReader((into) => input.readSync(into) ?? 0, file);
@@ -43,9 +45,14 @@ export const command: CommandSpec = {
           };
           const meta = open(metaPath, metaBytes);
           const data = dataPath === undefined ? undefined : open(dataPath, dataBytes);
-          restoreVolume(reader, data === undefined ? { meta } : { meta, data });
+          restoreVolume(
+            reader,
+            data === undefined ? { meta } : { meta, data },
+            (blocks) => line.show(blocks),
+          );
           done = true;
         } finally {
+          line.clear();
           for (const dev of opened) dev.close();
           if (file !== "-") input.close();
           if (!done) { for (const path of made) Deno.removeSync(path); }

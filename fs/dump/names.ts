@@ -4,8 +4,10 @@
  *
  * Directory entry names (01 §6.2): 32 sampled bits of the name and its FNV-1a are kept. The remaining
  * bits are drawn at random and the last bytes found by meeting in the middle: states reached
- * forwards from random choices, and states that lead to the wanted hash backwards from others. Names
- * of up to 7 bytes have no other name with their hash and are kept; of 8 bytes, some.
+ * forwards from random choices, and states that lead to the wanted hash backwards from others. The
+ * byte between them is what the two states differ in, as one step of FNV-1a xors the byte into the low
+ * eight bits: so only the upper 24 have to meet. Names of up to 7 bytes have no other name with their
+ * hash and are kept; of 8 bytes, some.
  *
  * Xattr names (01 §6.3): the last four bytes are solved for the crc; with fewer than five bytes after
  * the prefix there is nothing to choose.
@@ -72,34 +74,38 @@ function inverse(odd: number): number {
   return x;
 }
 
-/** The bytes that byte `i` of a replacement may be: the sampled bits as in `name`. */
-function choicesFor(name: Uint8Array): Uint8Array[] {
-  const bits = name.length * 8, skip = Math.max(1, bits >>> 5);
-  const mask = new Uint8Array(name.length);
+/** The bits of each byte that the hash samples. */
+function sampledBits(bytes: number): Uint8Array {
+  const bits = bytes * 8, skip = Math.max(1, bits >>> 5), mask = new Uint8Array(bytes);
   for (let i = 0, at = 0; i < 32 && at < bits; i++, at += skip) {
     mask[at >>> 3] = mask[at >>> 3]! | 0x80 >> (at & 7);
   }
-  return Array.from(name, (byte, i) => {
-    const fits: number[] = [];
-    for (let c = 1; c < 256; c++) {
-      if (c !== SLASH && ((c ^ byte) & mask[i]!) === 0) fits.push(c);
-    }
-    const nice = fits.filter((c) => IS_NICE[c] === 1);
-    return Uint8Array.from(name.length >= 16 && nice.length >= 4 ? nice : fits);
-  });
+  return mask;
 }
 
-const TABLE_BITS = 17;
+/** All bytes that may take the place of `byte` where the bits of `mask` must stay. */
+function choicesOf(byte: number, mask: number, preferNice: boolean): Uint8Array {
+  const fits: number[] = [];
+  for (let c = 1; c < 256; c++) if (c !== SLASH && ((c ^ byte) & mask) === 0) fits.push(c);
+  const nice = fits.filter((c) => IS_NICE[c] === 1);
+  return Uint8Array.from(preferNice && nice.length >= 4 ? nice : fits);
+}
+
+/** Names from this length on have enough freedom for readable bytes alone. */
+const LONG_NAME = 16;
+const MAX_FORWARD = 1 << 13;
+const TABLE_BITS = 16;
 const TABLE_SIZE = 1 << TABLE_BITS;
-const MAX_FORWARD = 1 << 16;
 const MAX_BACKWARD = 1 << 20;
-/** Combinations of the window: enough for several solutions. */
-const WANTED = 2 ** 34;
+/** Combinations of the window: enough for several solutions, also where a part of them is tried. */
+const WANTED = 2 ** 42;
 
 export class NameReplacer {
+  /** States reached forwards, found by their upper 24 bits. */
   readonly #states = new Uint32Array(TABLE_SIZE);
   /** 1 + number of the combination; 0 = empty. */
   readonly #combination = new Uint32Array(TABLE_SIZE);
+  readonly #choices = new Map<number, Uint8Array>();
 
   constructor(private readonly secret: Uint8Array) {}
 
@@ -107,19 +113,36 @@ export class NameReplacer {
   entryName(name: Uint8Array): Uint8Array {
     if (name.length < MIN_REPLACEABLE) return name;
     const random = new Randomness(this.secret, name);
-    const choices = choicesFor(name);
-    // The window of bytes that are searched: [from, split) forwards, [split, end) backwards.
+    const choices = this.#choicesFor(name);
+    // The window of bytes that are searched: [from, split) forwards, (split, end) backwards.
     let from = name.length, combinations = 1;
     while (from > 0 && combinations < WANTED) combinations *= choices[--from]!.length;
     let split = from, forward = 1;
-    while (split < name.length - 1 && forward * choices[split]!.length <= MAX_FORWARD) {
-      forward *= choices[split++]!.length;
+    if (combinations < WANTED) {
+      // Hardly any name has the hash: no combination may be left out.
+      while (forward * choices[split]!.length <= MAX_FORWARD) forward *= choices[split++]!.length;
+    } else {
+      while (forward < MAX_FORWARD) forward *= choices[split++]!.length;
+      forward = MAX_FORWARD;
     }
     for (let attempt = 0; attempt < 4; attempt++) {
       const found = this.#search(name, choices, from, split, forward, random);
       if (found !== null) return found;
     }
     return name;
+  }
+
+  /** The bytes that each byte of a replacement may be: the sampled bits as in `name`. */
+  #choicesFor(name: Uint8Array): Uint8Array[] {
+    const mask = sampledBits(name.length), preferNice = name.length >= LONG_NAME;
+    return Array.from(name, (byte, i) => {
+      const key = (preferNice ? 1 << 16 : 0) | mask[i]! << 8 | byte & mask[i]!;
+      let choices = this.#choices.get(key);
+      if (choices === undefined) {
+        this.#choices.set(key, choices = choicesOf(byte, mask[i]!, preferNice));
+      }
+      return choices;
+    });
   }
 
   #search(
@@ -130,11 +153,61 @@ export class NameReplacer {
     forward: number,
     random: Randomness,
   ): Uint8Array | null {
-    const out = name.slice(), target = fnv1a32(name) | 0;
+    const out = name.slice(), end = name.length;
     for (let i = 0; i < from; i++) out[i] = choices[i]![random.below(choices[i]!.length)]!;
+    this.#forwards(out, choices, from, split, forward);
+
+    // Bytes after `split` count up from random ones; `after[i]` is the state before byte i.
+    const digits = new Uint8Array(end), after = new Int32Array(end + 1);
+    const allowed = new Uint8Array(256);
+    for (const c of choices[split]!) allowed[c] = 1;
+    let backward = 1;
+    for (let i = split + 1; i < end; i++) {
+      backward *= choices[i]!.length;
+      digits[i] = random.below(choices[i]!.length);
+    }
+    after[end] = fnv1a32(name) | 0;
+    let changed = end - 1;
+    for (let tries = Math.min(backward, MAX_BACKWARD); tries > 0; tries--) {
+      for (let i = changed; i > split; i--) {
+        const byte = choices[i]![digits[i]!]!;
+        out[i] = byte;
+        after[i] = Math.imul(after[i + 1]!, FNV32_UNPRIME) ^ byte;
+      }
+      const x = Math.imul(after[split + 1]!, FNV32_UNPRIME) >>> 0;
+      for (let at = slotOf(x); this.#combination[at] !== 0; at = (at + 1) % TABLE_SIZE) {
+        const byte = this.#states[at]! ^ x;
+        if (byte >>> 8 !== 0 || allowed[byte] === 0) continue;
+        out[split] = byte;
+        for (let i = from, rest = this.#combination[at]! - 1; i < split; i++) {
+          const c = choices[i]!;
+          out[i] = c[rest % c.length]!;
+          rest = Math.floor(rest / c.length);
+        }
+        if (!out.every((b, i) => b === name[i])) return out;
+      }
+      changed = split + 1;
+      while (changed < end) {
+        const digit = digits[changed]! + 1;
+        digits[changed] = digit < choices[changed]!.length ? digit : 0;
+        if (digits[changed] !== 0) break;
+        changed++;
+      }
+      if (changed === end) changed--;
+    }
+    return null;
+  }
+
+  /** The states after `out[0, from)` and each combination of the bytes [from, split). */
+  #forwards(
+    out: Uint8Array,
+    choices: readonly Uint8Array[],
+    from: number,
+    split: number,
+    forward: number,
+  ): void {
     let prefix = FNV32_INIT | 0;
     for (let i = 0; i < from; i++) prefix = Math.imul(prefix ^ out[i]!, FNV32_PRIME);
-
     this.#combination.fill(0);
     for (let n = 0; n < forward; n++) {
       let h = prefix;
@@ -143,51 +216,11 @@ export class NameReplacer {
         h = Math.imul(h ^ c[rest % c.length]!, FNV32_PRIME);
         rest = Math.floor(rest / c.length);
       }
-      this.#insert(h >>> 0, n);
+      let at = slotOf(h >>> 0);
+      while (this.#combination[at] !== 0) at = (at + 1) % TABLE_SIZE;
+      this.#states[at] = h >>> 0;
+      this.#combination[at] = n + 1;
     }
-
-    let backward = 1;
-    for (let i = split; i < name.length; i++) backward *= choices[i]!.length;
-    const tries = Math.min(backward, MAX_BACKWARD);
-    const start = random.below(2 ** 30) % backward;
-    for (let k = 0; k < tries; k++) {
-      const n = (start + k) % backward;
-      let h = target;
-      for (let i = name.length - 1, rest = n; i >= split; i--) {
-        const c = choices[i]!, byte = c[rest % c.length]!;
-        out[i] = byte;
-        h = Math.imul(h, FNV32_UNPRIME) ^ byte;
-        rest = Math.floor(rest / c.length);
-      }
-      const combination = this.#find(h >>> 0);
-      if (combination < 0) continue;
-      for (let i = from, rest = combination; i < split; i++) {
-        const c = choices[i]!;
-        out[i] = c[rest % c.length]!;
-        rest = Math.floor(rest / c.length);
-      }
-      if (!out.every((b, i) => b === name[i])) return out;
-    }
-    return null;
-  }
-
-  #insert(state: number, combination: number): void {
-    let at = Math.imul(state, 0x9e3779b1) >>> (32 - TABLE_BITS);
-    while (this.#combination[at] !== 0) {
-      if (this.#states[at] === state) return;
-      at = (at + 1) % TABLE_SIZE;
-    }
-    this.#states[at] = state;
-    this.#combination[at] = combination + 1;
-  }
-
-  #find(state: number): number {
-    let at = Math.imul(state, 0x9e3779b1) >>> (32 - TABLE_BITS);
-    while (this.#combination[at] !== 0) {
-      if (this.#states[at] === state) return this.#combination[at]! - 1;
-      at = (at + 1) % TABLE_SIZE;
-    }
-    return -1;
   }
 
   /** Another xattr name of the same length and hash that begins with the same `keep` bytes. */
@@ -210,6 +243,9 @@ export class NameReplacer {
     return best ?? name;
   }
 }
+
+/** Where the search for a state begins in the table: the low eight bits do not count. */
+const slotOf = (state: number): number => Math.imul(state >>> 8, 0x9e3779b1) >>> (32 - TABLE_BITS);
 
 const CRC_TABLE = new Uint32Array(256);
 /** The entry of CRC_TABLE whose top byte is the index. */

@@ -34,7 +34,7 @@ import { NameReplacer } from "./names.ts";
 
 const DIRENT_BYTES = 32;
 const XATTR_BYTES = 8;
-const KNOWN_NAMES = 4096;
+const KNOWN_NAMES = 1 << 16;
 
 const text = new TextEncoder();
 const ACL_NAMES = [

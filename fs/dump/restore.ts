@@ -21,10 +21,14 @@ export interface RestoreTargets {
 const SUPER_OFF = SUPER_BLKNO * SM_SIZE;
 
 /**
- * Writes all of a dump; returns the number of its pieces. Throws DumpError for a broken dump, FsError
- * for unsuitable devices.
+ * Writes all of a dump; returns the number of its pieces. `onBlock` is told how many large blocks have
+ * been written. Throws DumpError for a broken dump, FsError for unsuitable devices.
  */
-export function restoreVolume(reader: DumpReader, to: RestoreTargets): number {
+export function restoreVolume(
+  reader: DumpReader,
+  to: RestoreTargets,
+  onBlock?: (blocks: number) => void,
+): number {
   const { metaBytes, dataBytes } = reader.header;
   mustHold(to.meta, metaBytes);
   if (to.data !== undefined) mustHold(to.data, dataBytes);
@@ -33,6 +37,7 @@ export function restoreVolume(reader: DumpReader, to: RestoreTargets): number {
 
   let metaSuper: Uint8Array | undefined, dataSuper: Uint8Array | undefined;
   const large = to.meta.allocBuffer(LG_SIZE);
+  let blocks = 0;
   const pieces = reader.forEach((kind, off, bytes) => {
     if (kind === SMALL_DATA) {
       if (off === SUPER_OFF) dataSuper = bytes;
@@ -45,6 +50,7 @@ export function restoreVolume(reader: DumpReader, to: RestoreTargets): number {
     const buf = large.subarray(0, bytes.length);
     buf.set(bytes);
     to.meta.write(buf, off);
+    if (bytes.length === LG_SIZE) onBlock?.(++blocks);
   });
   if (metaSuper === undefined) throw new DumpError("the metadata dump holds no super block");
   to.meta.flush();

@@ -272,6 +272,18 @@ Deno.test("obscuring: replaced entry names keep length and hash", () => {
   assert.ok(same * 20 <= runs, `${same} of ${runs} names kept`);
 });
 
+Deno.test("obscuring: names as people give them are all replaced", () => {
+  const replacer = new NameReplacer(new Uint8Array([7]));
+  for (const pattern of ["#.tar.zst", "IMG_2024_#.jpeg", "a long name of a thing, number #.dat"]) {
+    for (let i = 0; i < 100; i++) {
+      const name = new TextEncoder().encode(pattern.replace("#", `${100_000 + i}`));
+      const other = replacer.entryName(name);
+      assert.deepEqual(direntHash(other), direntHash(name));
+      assert.notDeepEqual(other, name, pattern);
+    }
+  }
+});
+
 Deno.test("obscuring: replaced xattr names keep prefix, length and hash", () => {
   const replacer = new NameReplacer(new Uint8Array([9]));
   const prefix = new TextEncoder().encode("user.");
