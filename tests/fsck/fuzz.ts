@@ -103,6 +103,8 @@ export class Target {
   readonly #blocks: readonly number[];
   readonly #used: ReadonlySet<number>;
   readonly #mattering: ReadonlySet<number>;
+  /** Parents that the reference has left (03 T2): known by what they hold. */
+  readonly #leaked: ReadonlySet<number>;
   readonly #inodeLeaves: readonly number[];
   readonly #items: readonly Damage[];
   readonly #explainer: Explainer;
@@ -131,6 +133,11 @@ export class Target {
     this.#keeper = new Keeper(this.#meta, this.#data, meta, data);
     const report = checkVolume(meta, data);
     this.#undersized = report.counts.has("undersized");
+    this.#leaked = new Set(
+      report.problems.flatMap(({ code, values }) =>
+        code === "meta-leak-parent" ? [Number(values["blkno"])] : []
+      ),
+    );
     if (!isSound(report)) throw new Error(`${this.name} is not sound: ${problems(report)}`);
   }
 
@@ -403,7 +410,9 @@ export class Target {
   #free(meta: FuzzDevice, random: SeededRandom): void {
     const total = Math.floor(meta.size / LG_SIZE);
     let blkno: number;
-    do blkno = 2 + random.below(total - 2); while (this.#used.has(blkno));
+    do blkno = 2 + random.below(total - 2); while (
+      this.#used.has(blkno) || this.#leaked.has(blkno)
+    );
     const buf = this.#read(meta, blkno);
     buf[random.below(LG_SIZE)] = random.below(256);
     meta.write(buf, blkno * LG_SIZE);
