@@ -6,6 +6,7 @@
  * Names are unique within a volume, so that a problem's name leads back to the structure.
  */
 
+import { ZONE_LOG_MERGE_FREEING } from "../../format/constants.ts";
 import type { Key } from "../../format/key.ts";
 import { hex16 } from "./raw.ts";
 
@@ -79,9 +80,9 @@ function allocatorOf(name: string): "meta" | "data" | null {
 export const isAllocator = (name: string): boolean => allocatorOf(name) !== null;
 /** Whether it says which data blocks are free. */
 export const isDataAllocator = (name: string): boolean => allocatorOf(name) === "data";
-/** Whether it says which metadata blocks are free: allocators, and a merge's own. */
+/** Whether it says which metadata blocks are free: allocators, and trees that are being freed. */
 export const listsFreeMetadata = (name: string): boolean =>
-  allocatorOf(name) === "meta" || isMergeItem(name);
+  allocatorOf(name) === "meta" || isMergeItemOf(name, ZONE_LOG_MERGE_FREEING);
 
 // Files.
 

@@ -116,6 +116,22 @@ Deno.test("lost log trees: -p frees nothing that may be part of one that is not 
   assert.deepEqual([...manifest(v.meta, v.data)], [...healthy]);
 });
 
+Deno.test("lost log trees: -p frees nothing where it is not sure which blocks are free", async () => {
+  const { v } = await withoutNewest(), s = new Surgeon(v.meta);
+  s.editSuper((sb) => sb.metaAlloc(0).totalLen += 1);
+  const codes = codesOf(v);
+  assert.ok(codes.has("meta-leak") && codes.size === 2, [...codes].join());
+  assert.equal(repairVolume(v.meta, v.data, repairOptions("safe")).commits, 0);
+});
+
+Deno.test("lost log trees: -y says that it frees what may be part of one", async () => {
+  const { v, root } = await withoutNewest(), s = new Surgeon(v.meta), lines: string[] = [];
+  s.editBlock(root, (b) => b.buf[5000]! ^= 1, false);
+  const log = (line: string) => void lines.push(line);
+  assert.equal(repairVolume(v.meta, v.data, { ...repairOptions(), log }).stopped, null);
+  assert.ok(lines.some((line) => line.includes("may have been a lost log tree's")), lines.join());
+});
+
 /** The log tree that a mount had open, and took many commits to write, when it crashed. */
 async function crashed(): Promise<{ v: Volume; healthy: ReadonlyMap<string, string> }> {
   const { meta, data } = await merged();

@@ -156,7 +156,7 @@ function quotaRule(value: bigint, limit: bigint, op: number, source: number): Qu
 }
 
 /** What turns `before` into `after`, as a log tree holds it. */
-function changes(before: BuildItem[], after: BuildItem[], seq: number): BuildItem[] {
+export function changes(before: BuildItem[], after: BuildItem[], seq: number): BuildItem[] {
   const old = new Map(before.map((i) => [i.key.toString(), i]));
   const items: BuildItem[] = [];
   for (const { key, val } of after) {

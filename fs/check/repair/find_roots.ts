@@ -100,9 +100,13 @@ export interface RootCandidate extends Ref {
 export interface FoundRoots {
   /** Best first. */
   readonly fsRoots: readonly RootCandidate[];
+  /** Trees of which something is missing, the root inode perhaps; the largest first. */
+  readonly torn: readonly RootCandidate[];
   /** Whole trees that could be an fs_root, but are without the root inode. */
   readonly rootless: readonly RootCandidate[];
   readonly logsRoots: readonly RootCandidate[];
+  /** Least version of an item in leaves that fs_root may have had; Infinity without any. */
+  readonly oldest: number;
   /** Greatest numbers seen anywhere, in old trees too. */
   readonly greatestSeq: number;
   readonly greatestIno: number;
@@ -149,6 +153,7 @@ class RootFinder {
   #levels = 0;
   #blocks = 0;
   #inodes = false;
+  #oldest = Infinity;
   #greatestSeq = 1;
   #greatestIno = 1;
   #metaEnd = 0;
@@ -196,18 +201,23 @@ class RootFinder {
       first.zone === Key.ONES.zone && level > 0;
     if (!isLogs && !isItems) return;
     let flags = level | IS_BLOCK | (isLogs ? IS_LOGS : 0) | (last.equals(Key.ONES) ? ENDS : 0);
-    let newest = 0;
+    let newest = 0, oldest = Infinity;
     for (let item = firstItem(b); level === 0 && item !== 0; item = nextItem(b, item)) {
       const key = itemKey(b, item);
       if (isLogs) {
         newest = Math.max(newest, this.#newestOf(itemVal(b, item)));
         continue;
       }
-      if (rawU64(b.v, item + 40) < SEQ_LIMIT) newest = Math.max(newest, itemSeq(b, item));
+      if (rawU64(b.v, item + 40) < SEQ_LIMIT) {
+        newest = Math.max(newest, itemSeq(b, item));
+        oldest = Math.min(oldest, itemSeq(b, item));
+      }
       if (itemFlags(b, item) !== 0) flags |= HAS_DELETIONS;
       if (key.equals(ROOT_INODE)) flags |= HAS_ROOT_INODE;
       this.#item(key, itemVal(b, item));
     }
+    const fromMkfs = (flags & HAS_ROOT_INODE) !== 0 && nrItems(b) <= MKFS_ITEMS;
+    if ((flags & HAS_DELETIONS) === 0 && !fromMkfs) this.#oldest = Math.min(this.#oldest, oldest);
     this.#greatestSeq = Math.max(this.#greatestSeq, newest);
     this.#blocks++;
     this.#table.set(blkno, FLAGS, flags);
@@ -427,6 +437,8 @@ class RootFinder {
     }
     return {
       fsRoots: (whole.isEmpty ? partial : whole).list(),
+      torn: partial.list().sort((a, b) => b.items - a.items),
+      oldest: this.#oldest,
       rootless: rootless.list(),
       logsRoots: logs.list(),
       greatestSeq: this.#greatestSeq,

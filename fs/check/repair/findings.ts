@@ -6,13 +6,7 @@
  * is left to the next round, whose check reports them again.
  */
 
-import {
-  isMergeItem,
-  isSearch,
-  isServerTree,
-  listsFreeMetadata,
-  type ServerTree,
-} from "../names.ts";
+import { isSearch, isServerTree, listsFreeMetadata, type ServerTree } from "../names.ts";
 import { type ProblemCode, PROBLEMS } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
@@ -166,9 +160,7 @@ export class Findings {
         if (what === "logs_root") this.logTreesLost = true;
       }
     }
-    // The leaves of a merge's own trees hold items and lead to nothing.
-    const leads = !(isMergeItem(what) && code.startsWith("btree-") && values["level"] === 0);
-    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && listsFreeMetadata(what) && leads) {
+    if ((HIDING.has(code) || /^(list|extent)-/.test(code)) && listsFreeMetadata(what)) {
       this.freeKnown = false;
     }
     if (code === "data-leak" && this.dataLeaks.length < this.memory / 16 / LEAK_BYTES) {

@@ -36,7 +36,7 @@ import { Key, maxKey } from "../../../format/key.ts";
 import { DeviceError } from "../../errors.ts";
 import { checkBlock } from "../btree_check.ts";
 import type { BadBlock, CheckContext } from "../context.ts";
-import { isMergeItemOf } from "../names.ts";
+import { FS_ROOT, isMergeItemOf } from "../names.ts";
 import { KIND_FREE, KIND_NOBODY, KIND_USED } from "../owners.ts";
 import type { ProblemCode } from "../problems.ts";
 import { rawU64, viewOf } from "../raw.ts";
@@ -118,6 +118,11 @@ export interface LooseLeaf {
   readonly live: boolean;
   /** Else its items can be read in key order, but it cannot stay as it is. */
   readonly sound: boolean;
+  /**
+   * Where it is from, as far as that is known: of a completed request of a merge, so that it stands for
+   * leaves of fs_root; or of a log tree that nothing leads to, so that it fills no other tree's hole.
+   */
+  readonly from?: "merge" | "lost log tree";
 }
 
 /** What a leaf that was found takes in memory, and copies that are kept in any case. */
@@ -146,6 +151,10 @@ export const NOTHING_LOOSE: Loose = { leaves: [], alone: [], more: false, comple
 
 export const holds = (hole: Hole, key: Key): boolean =>
   key.compare(hole.lo) >= 0 && key.compare(hole.hi) <= 0;
+
+/** Whether a leaf may be one that a tree has lost. */
+export const mayBeOf = ({ from }: LooseLeaf, tree: string): boolean =>
+  from === undefined || from === "merge" && tree === FS_ROOT;
 
 /** The hole that a bad block may leave when its tree is written anew; null if it can be believed. */
 export function expectedHole(cx: CheckContext, bad: BadBlock): Hole | null {
@@ -178,10 +187,10 @@ export function findLooseLeaves(
   const most = Math.max(LEAST_COPIES, Math.floor(cx.memory / 16 / LEAF_BYTES));
   const lost = new Set(cx.badBlocks.map(({ ref }) => ref.blkno));
   let unknown = 0, found = 0;
-  const runs: { start: number; len: number; inUse: boolean }[] = [];
+  const runs: { start: number; len: number; inUse: boolean; merged: boolean }[] = [];
   let total = 0, done = 0;
-  const add = (start: number, len: number, inUse: boolean) => {
-    runs.push({ start, len, inUse });
+  const add = (start: number, len: number, inUse: boolean, merged = false) => {
+    runs.push({ start, len, inUse, merged });
     total += len;
   };
   const { owners } = cx;
@@ -191,19 +200,19 @@ export function findLooseLeaves(
     if (kind !== KIND_USED) add(start, len, kind === KIND_NOBODY && freeKnown);
     else if (merging) {
       for (let blkno = start; blkno < start + len; blkno++) {
-        if (isMerged(owners.name(owners.of(blkno)))) add(blkno, 1, true);
+        if (isMerged(owners.name(owners.of(blkno)))) add(blkno, 1, true, true);
       }
     }
   });
   const head = cx.meta.allocBuffer(SM_SIZE), v = viewOf(head), b = cx.source.acquire();
-  for (const { start, len, inUse } of runs) {
+  for (const { start, len, inUse, merged } of runs) {
     for (let blkno = start; blkno < start + len; blkno++) {
       onRead(done++, total);
       const ours = readHead(cx, head, blkno) && hasHeader(cx, v, blkno);
       if (inUse && !lost.has(blkno) && !(ours && isWhole(cx, b, blkno))) unknown++;
       if (!ours || !looksLikeLeaf(v) || !cx.source.readRaw(b, blkno)) continue;
       const leaf = looseLeaf(b, blkno, holes, inUse);
-      if (leaf?.live === true) live.push(leaf);
+      if (leaf?.live === true) live.push(merged ? { ...leaf, from: "merge" } : leaf);
       else if (leaf !== null) {
         found++;
         if (stale.push(leaf) > 2 * most) keepNewest(stale, most);

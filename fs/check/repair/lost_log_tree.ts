@@ -15,7 +15,10 @@
  * and of several the one with the newest item. Log trees are copied on write: what is whole is what
  * the mount had at the end of some transaction, and with the newest item of the last one.
  *
- * Relies on: a check of this volume by which all free metadata blocks are known.
+ * Where not all free metadata blocks are known, older versions of known log trees are among the blocks, and
+ * one of which every item has changed since looks like a lost tree: what is found there is a doubt only.
+ *
+ * Relies on: a check of this volume.
  * Guarantees: all leaves of the tree, or nothing.
  */
 
@@ -122,7 +125,7 @@ class Search {
       const merged = this.#newestMerged(), root = this.#newestRoot();
       const leaves = root !== null && root.oldest > merged ? leavesOf(root) : [];
       if (leaves.length > 0 && this.#isForeign(leaves) && this.#isBloomed(leaves)) {
-        return { leaves: leaves.map(({ leaf }) => leaf as LooseLeaf), remains: false };
+        return { leaves: leaves.map(lostLeaf), remains: false };
       }
       const mayRemain = (at: Whole) =>
         at.level === 0 && at.newest > merged && this.#isForeign([at]);
@@ -272,6 +275,11 @@ class Search {
     return true;
   }
 }
+
+const lostLeaf = ({ leaf }: Whole): LooseLeaf => ({
+  ...leaf as LooseLeaf,
+  from: "lost log tree",
+});
 
 function leavesOf(tree: Whole): Whole[] {
   return tree.level === 0 ? [tree] : tree.below.flatMap(leavesOf);

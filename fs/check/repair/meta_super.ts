@@ -15,9 +15,13 @@
  */
 
 import { LG_SIZE, SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
+import { Key } from "../../../format/key.ts";
+import { LogTrees } from "../../../format/log_trees.ts";
 import { sealBlock } from "../../../format/crc32c.ts";
 import type { BtreeRoot } from "../../../format/btree.ts";
 import { SuperBlock } from "../../../format/super.ts";
+import { BlockCache } from "../../block_cache.ts";
+import { forEachItem } from "../../btree.ts";
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
 import type { QuorumSlotSetting } from "../../mkfs.ts";
@@ -31,6 +35,8 @@ import { fixedFields, fsidOf, type Remains, remainsOf, slotsOf } from "./volume_
 /** Groups of roots of one age that are tried, and how many of each. */
 const TRIED_AGES = 4;
 const TRIED_EACH = 3;
+/** For reading log trees once. */
+const CACHE_BYTES = 16 << 20;
 /** Numbers that may have been given out beyond what is found. */
 const SEQ_MARGIN = 1 << 16;
 const INO_MARGIN = 1 << 20;
@@ -162,7 +168,8 @@ interface Tried extends Roots {
 /**
  * The newest roots that lead to inodes; of those that are as new the ones with which least is wrong. If
  * something is, and nothing at all with another tree over which there are as many inodes, that one was
- * fs_root.
+ * fs_root. A leaf that only was a part of it does not stand for a tree that leads to more inodes, but
+ * not to that leaf any more.
  */
 function bestRoots(
   meta: Device,
@@ -170,7 +177,7 @@ function bestRoots(
   block: Uint8Array,
   own: SuperBlock | null,
   found: FoundRoots,
-  options: CheckOptions,
+  options: RebuildOptions,
 ): Roots | null {
   const attempt = (fs: RootCandidate | null, logs: RootCandidate | null): Tried => {
     setRoots(block, fs, logs);
@@ -179,14 +186,39 @@ function bestRoots(
   };
   const best = newestRoots(own, found, attempt);
   if (best === null) return null;
-  if (best.errors === 0) return { ...best, empty: best.fs === null };
-  if (best.logs === null) return best;
-  for (const fs of [null, ...found.rootless.slice(0, TRIED_EACH)]) {
+  const isEmpty = ({ fs, logs }: Roots) =>
+    fs === null && found.oldest >= oldestLogged(meta, block, logs, options.random);
+  if (best.errors === 0) return { ...best, empty: isEmpty(best) };
+  for (const fs of best.logs === null ? [] : [null, ...found.rootless.slice(0, TRIED_EACH)]) {
     const other = attempt(fs, best.logs);
     if (other.errors > 0 || other.inodes < best.inodes) continue;
+    if (fs === null && !isEmpty(other)) continue;
     return { ...other, empty: fs === null };
   }
-  return best;
+  if (best.fs?.height !== 1) return best;
+  return found.torn.slice(0, TRIED_EACH).map((fs) => attempt(fs, best.logs))
+    .reduce((most, other) => other.inodes > most.inodes ? other : most, best);
+}
+
+/**
+ * The least version of an item in log trees. What is older was part of fs_root, as items of log trees
+ * are newer than what has been merged (03 §16.1): there are attributes and rules that nothing misses.
+ */
+function oldestLogged(
+  meta: Device,
+  block: Uint8Array,
+  logs: RootCandidate | null,
+  random: Random,
+): number {
+  setRoots(block, null, logs);
+  const { hdr, logsRoot } = SuperBlock.at(block);
+  const cache = new BlockCache(meta, hdr.fsid, { random, limitBytes: CACHE_BYTES });
+  let oldest = Infinity;
+  forEachItem({ cache }, logsRoot, Key.ZEROS, ({ val }) => {
+    const { itemRoot } = LogTrees.at(val.slice());
+    forEachItem({ cache }, itemRoot, Key.ZEROS, ({ seq }) => void (oldest = Math.min(oldest, seq)));
+  });
+  return oldest;
 }
 
 function newestRoots(

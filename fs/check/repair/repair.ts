@@ -337,6 +337,11 @@ class Repair {
     const doubtful = loose.remains === true ||
       loose.lostLogTree !== true && loose.leaves.some((leaf) => leaf.live);
     if (preening && doubtful) return false;
+    if (loose.remains === true && !loose.leaves.some((leaf) => leaf.live)) {
+      this.#notes.push(
+        "leaves that may have been a lost log tree's, but not all of it, were freed",
+      );
+    }
     // What may be all that is left of something is not written before it has been brought back.
     const live = loose.leaves.some((leaf) => leaf.live) || loose.alone.length > 0 ||
       this.#fsRootLost;
@@ -439,9 +444,12 @@ class Repair {
     };
     const freeKnown = this.#freeIsKnown(cx, findings);
     const leaked = !this.#mended && allowed.some((p) => p.code === "meta-leak");
-    const { leaves: lost, remains } = leaked && freeKnown
+    const tree = leaked && (freeKnown || this.options.mode === "safe")
       ? findLostLogTree(cx, items, this.options.random, onRead)
       : NO_LOG_TREE;
+    // Among free blocks there are older versions of log trees that are known: nothing says that it is not one.
+    const lost = freeKnown ? tree.leaves : [];
+    const remains = tree.remains || tree.leaves.length > lost.length;
     const holes = this.#wholeHoles(cx, findings, allowed)
       .filter((h) => lost.length === 0 || h.tree !== LEAKED);
     for (const bad of cx.badBlocks) {

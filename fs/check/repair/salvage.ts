@@ -35,7 +35,7 @@ import { rawU64 } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
 import { FS_ROOT } from "../names.ts";
-import { holds, type Hole, LEAKED, type Loose, type LooseLeaf } from "./lost_blocks.ts";
+import { holds, type Hole, LEAKED, type Loose, type LooseLeaf, mayBeOf } from "./lost_blocks.ts";
 import { type Round, SEQ_LIMIT } from "./round.ts";
 import type { ServerTrees } from "./server_trees.ts";
 import { StaleItems } from "./stale_items.ts";
@@ -80,8 +80,9 @@ export function salvage(
   live.push(...strays, ...alone);
   work.attach(live);
   // A hole whose live leaves have all been found has nothing left to be filled from copies.
+  const fills = (leaf: LooseLeaf, h: Hole) => mayBeOf(leaf, h.tree) && holds(h, leaf.first);
   const open = torn.filter((h) =>
-    h.level > 0 ? !loose.complete : !live.some((leaf) => holds(h, leaf.first))
+    h.level > 0 ? !loose.complete : !live.some((leaf) => fills(leaf, h))
   );
   const copies = inHole.filter((leaf) =>
     !leaf.live && open.some((h) => leaf.first.compare(h.hi) <= 0 && leaf.last.compare(h.lo) >= 0)

@@ -41,13 +41,13 @@ import { backrefKey, extentSearchKey, lastInodeKey, readdirKey } from "../../../
 import { Key, maxKey } from "../../../format/key.ts";
 import { forEachItem, lookup, type TreeItem } from "../../btree.ts";
 import { ItemTrees } from "../../resolve.ts";
+import { FS_ROOT } from "../names.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
-import { holds, type Hole, type LooseLeaf } from "./lost_blocks.ts";
+import { holds, type Hole, LOG_TREES, type LooseLeaf, mayBeOf } from "./lost_blocks.ts";
 import type { Round } from "./round.ts";
 
-const FS_ROOT = "fs_root";
 const U64_MAX = 0xffff_ffff_ffff_ffffn;
 const FIRST_INDEX = Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_META_SEQ, 0n);
 const LAST_INDEX = Key.of(
@@ -106,7 +106,9 @@ export class StaleItems {
   /** There were more items than memory is meant for. */
   overflow = false;
 
-  readonly #spans: Spans;
+  /** Of leaves that were found, and may be of fs_root, or of a log tree that has lost some. */
+  readonly #fsSpans: Spans;
+  readonly #logSpans: Spans;
   private readonly holes: readonly Hole[];
 
   /** `logTrees`: item trees of all log trees, those with live leaves among them. */
@@ -117,7 +119,8 @@ export class StaleItems {
     private readonly limit: number,
   ) {
     this.holes = lost.holes;
-    this.#spans = new Spans(lost.live);
+    this.#fsSpans = new Spans(lost.live.filter((leaf) => mayBeOf(leaf, FS_ROOT)));
+    this.#logSpans = new Spans(lost.live.filter((leaf) => mayBeOf(leaf, LOG_TREES)));
     this.#roots = [round.sb.fsRoot, ...logTrees].filter((root) => root.height > 0);
     this.#current = new ItemTrees(round.cache, round.sb, logTrees);
   }
@@ -127,7 +130,7 @@ export class StaleItems {
     for (let item = firstItem(b); item !== 0; item = nextItem(b, item)) {
       const key = itemKey(b, item);
       if (key.zone !== ZONE_FS && key.zone !== ZONE_QUOTA) continue;
-      if (!this.lost.open.some((h) => holds(h, key)) || this.#spans.hold(key)) continue;
+      if (!this.#isOpen(key)) continue;
       const seq = itemSeq(b, item), name = key.toString();
       const before = this.#best.get(name);
       if (before === undefined ? !this.#isNewest(key, seq) : before.seq >= seq) continue;
@@ -137,6 +140,13 @@ export class StaleItems {
       }
       this.#best.set(name, { key, seq, flags: itemFlags(b, item), val: itemVal(b, item).slice() });
     }
+  }
+
+  /** Whether a key lies in a hole, and not in what was found of its tree. */
+  #isOpen(key: Key): boolean {
+    return this.lost.open.some((h) =>
+      holds(h, key) && !(h.tree === FS_ROOT ? this.#fsSpans : this.#logSpans).hold(key)
+    );
   }
 
   #isNewest(key: Key, seq: number): boolean {
