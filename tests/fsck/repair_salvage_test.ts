@@ -4,7 +4,15 @@
  */
 
 import assert from "node:assert/strict";
-import { HEIGHT, MID_FREE_LEN } from "../../format/btree_block.ts";
+import { BlockRef } from "../../format/block.ts";
+import {
+  firstItem,
+  HEIGHT,
+  itemVal,
+  KEY,
+  MID_FREE_LEN,
+  nextItem,
+} from "../../format/btree_block.ts";
 import {
   BTREE_HEADER_BYTES,
   BTREE_ITEM_BYTES,
@@ -13,6 +21,7 @@ import {
   MAGIC_SUPER,
   SM_SIZE,
 } from "../../format/constants.ts";
+import { Key } from "../../format/key.ts";
 import type { Device } from "../../fs/device.ts";
 import { isSound } from "../../fs/check/check.ts";
 import { type RepairResult, repairVolume } from "../../fs/check/repair/repair.ts";
@@ -23,6 +32,7 @@ import { goldenImages, type GoldenName, goldenTest } from "../helpers/golden.ts"
 import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs, newLocalFs } from "../helpers/local_fs.ts";
 import { ImageCache, OverlayDevice } from "../helpers/overlay_device.ts";
+import { readBlock } from "./damage.ts";
 import {
   bytes,
   copyOf,
@@ -131,6 +141,34 @@ const SLIPS: readonly (readonly [name: string, slip: (buf: Uint8Array) => void])
     v.setUint16(2 * from, 0, true);
   }],
 ];
+
+Deno.test("salvage: a leaf with a slip, below a parent with two keys exchanged, costs nothing", async () => {
+  const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
+  const slips = SLIPS.filter(([name]) => /height|middle|hash/.test(name));
+  let tried = 0;
+  for (const parent of itemBlocks(v.meta, (level) => level > 0)) {
+    const block = readBlock(v.meta, parent), items: number[] = [];
+    for (let i = firstItem(block); i !== 0; i = nextItem(block, i)) items.push(i);
+    for (const [n, item] of items.slice(0, -2).entries()) {
+      const next = items[n + 1] as number, child = BlockRef.at(itemVal(block, item)).blkno;
+      for (const [name, slip] of slips) {
+        const broken = copyOf(v), s = new Surgeon(broken.meta);
+        s.editBlock(child, (b) => slip(b.buf));
+        s.editBlock(parent, (b) => {
+          const key = b.buf.slice(item + KEY, item + KEY + Key.SIZE);
+          b.buf.copyWithin(item + KEY, next + KEY, next + KEY + Key.SIZE);
+          b.buf.set(key, next + KEY);
+        });
+        const what = `${name} of block ${child} below ${parent}`;
+        const { lost, risen } = mend(broken, healthy, what);
+        assert.deepEqual(lost, [], what);
+        assert.deepEqual(risen, [], what);
+        tried++;
+      }
+    }
+  }
+  assert.ok(tried > 5, `${tried} volumes`);
+});
 
 Deno.test("salvage: below a lost parent a leaf that can be read costs nothing", async () => {
   const v = await healthyVolume(), healthy = manifest(v.meta, v.data);

@@ -47,6 +47,33 @@ for (const [name, damage] of META_DAMAGE) {
   });
 }
 
+Deno.test("supers: of two sizes that cannot be relied on the greater one takes nothing away", () => {
+  const small = makeSample(), healthy = manifest(small.meta, small.data);
+  const { totalMetaBlocks, totalDataBlocks } = new Surgeon(small.meta).superBlock();
+  // The volume does not use all of its devices.
+  const larger = (dev: MemDevice) => {
+    const copy = new MemDevice(2 * dev.size), block = dev.allocBuffer(LG_SIZE);
+    for (let off = 0; off < dev.size; off += LG_SIZE) {
+      dev.read(block, off);
+      if (block.some((b) => b !== 0)) copy.write(block, off);
+    }
+    return copy;
+  };
+  const v = { meta: larger(small.meta), data: larger(small.data) };
+  editSuper(v.meta, (raw, sb) => {
+    sb.totalMetaBlocks = 1040;
+    raw[0]! ^= 1;
+  });
+  editSuper(v.data, (raw, sb) => {
+    sb.totalDataBlocks -= 8;
+    raw[0]! ^= 1;
+  });
+  mustRecover(v, healthy);
+  const mended = new Surgeon(v.meta).superBlock();
+  assert.equal(mended.totalMetaBlocks, totalMetaBlocks);
+  assert.equal(mended.totalDataBlocks, totalDataBlocks);
+});
+
 Deno.test("supers: a metadata super block that cannot be read is written anew", async () => {
   const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
   /** A sector that can be read again once it was written. */

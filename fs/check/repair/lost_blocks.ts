@@ -53,7 +53,7 @@ export interface Hole {
   readonly level: number;
   readonly lo: Key;
   readonly hi: Key;
-  /** The leaf that the hole is made by leaving it out: it is sound, but not where its parents say. */
+  /** The leaf that the hole is made by leaving it out: it can be read, but is not where its parents say. */
   readonly stray?: LooseLeaf;
 }
 
@@ -319,7 +319,8 @@ export function soundLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
   return leaf?.sound === true ? leaf : null;
 }
 
-function readableLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
+/** A leaf whose items can be read in key order, sound or not; null for any other block. */
+export function readableLeaf(b: RawBlock, blkno: number): LooseLeaf | null {
   const { v } = b;
   const everything = { level: 0, lo: Key.ZEROS, hi: Key.ONES, rightSpine: false, logTree: true };
   let sound = checkBlock(b, everything).length === 0;

@@ -96,7 +96,7 @@ function completeSuper(meta: Device, data: Device): Uint8Array | null {
   const raw = readSuper(meta), other = readSuper(data);
   if (raw === null || isDataCopy(SuperBlock.at(raw))) return null;
   const sb = SuperBlock.at(raw), copy = other === null ? null : SuperBlock.at(other);
-  const before = raw.slice();
+  const before = raw.slice(), isWhole = blockCrcOk(raw);
   sb.hdr.magic = MAGIC_SUPER;
   sb.hdr.blkno = SUPER_BLKNO;
   sb.v.setBigUint64(sb.o + 48, BigInt(SUPER_FLAG_META_DEV), true);
@@ -108,16 +108,19 @@ function completeSuper(meta: Device, data: Device): Uint8Array | null {
     const theirs = copy === null ? FMT_VERS_MAX : version(copy);
     sb.fmtVers = known(theirs) ? theirs : FMT_VERS_MAX;
   }
+  const pair = copy !== null && (copy.hdr.fsid === sb.hdr.fsid || bytesEqual(copy.uuid, sb.uuid));
   const blocks = (at: number, dev: Device, size: number, least: number) => {
     const most = Math.floor(dev.size / size);
     const fits = (n: number) => isExact(n) && n > least && n <= most;
-    if (fits(fieldU64(sb, at))) return;
-    const theirs = copy === null ? 0 : fieldU64(copy, at);
-    sb.v.setBigUint64(sb.o + at, BigInt(fits(theirs) ? theirs : most), true);
+    const ours = fieldU64(sb, at), theirs = copy === null ? 0 : fieldU64(copy, at);
+    if (fits(ours)) {
+      // Of two numbers that both may be wrong the greater one takes nothing away.
+      if (!isWhole && pair && fits(theirs) && theirs > ours) set(at, theirs);
+    } else set(at, fits(theirs) ? theirs : most);
   };
+  const set = (at: number, n: number) => sb.v.setBigUint64(sb.o + at, BigInt(n), true);
   blocks(96, meta, LG_SIZE, META_DEV_START_BLKNO);
   // A device that is too small may be another volume's: then it is not the size that is wrong.
-  const pair = copy !== null && (copy.hdr.fsid === sb.hdr.fsid || bytesEqual(copy.uuid, sb.uuid));
   if (pair) blocks(104, data, SM_SIZE, DATA_DEV_START_BLKNO);
   sealBlock(raw);
   return bytesEqual(raw, before) ? null : raw;

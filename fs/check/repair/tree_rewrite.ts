@@ -54,7 +54,7 @@ import {
   type Ref,
 } from "../source.ts";
 import { believableItems } from "./believable.ts";
-import { type Hole, type LooseLeaf, soundLeaf } from "./lost_blocks.ts";
+import { type Hole, type LooseLeaf, readableLeaf } from "./lost_blocks.ts";
 import { type Round, SEQ_LIMIT } from "./round.ts";
 import { newTreeBlock } from "./tree_builder.ts";
 
@@ -188,19 +188,19 @@ class Rewriter {
   }
 
   /**
-   * Whether a leaf is sound but for keys outside of its bounds, which are wrong then: it stays as it
-   * is and becomes part of another tree.
+   * Whether the items of a leaf can be read, but with keys outside of its bounds, which are wrong then:
+   * it becomes part of another tree, as it is if it is sound.
    */
   #isStray(b: RawBlock, ref: Ref, lo: Key, hi: Key): boolean {
     if (this.round.cx.source.judge(b, ref, MAGIC_BTREE) !== 0) return false;
-    const leaf = soundLeaf(b, ref.blkno);
+    const leaf = readableLeaf(b, ref.blkno);
     if (leaf === null || leaf.first.compare(lo) >= 0 && leaf.last.compare(hi) <= 0) return false;
     const { first, last } = leaf;
     this.result.holes.push({ tree: this.damage.name, level: 0, lo: first, hi: last, stray: leaf });
     return true;
   }
 
-  /** The sound leaves below a block whose place in its parent is wrong. */
+  /** The leaves that can be read below a block whose place in its parent is wrong. */
   #findStrays(ref: Ref, level: number): void {
     const { cx } = this.round;
     const lost = this.#bad.get(ref.blkno)?.some((x) => x.lost) === true;

@@ -211,11 +211,12 @@ export function fixedFields(
   }
   const total = (at: number, dev: Device, unit: number, least: number, name: string): number => {
     const most = Math.floor(dev.size / unit);
-    // The data device's super block does not learn of a resize (01 §17.5).
-    for (const s of own === null ? known : [own, ...known]) {
-      const n = fieldU64(s, at);
-      if (n >= least && n <= most) return n;
-    }
+    // The data device's super block does not learn of a resize (01 §17.5). Of numbers that cannot be
+    // relied on the greatest takes least away.
+    const possible = (s: SuperBlock) => fieldU64(s, at) >= least && fieldU64(s, at) <= most;
+    if (own !== null && isSound(own) && possible(own)) return fieldU64(own, at);
+    const totals = known.filter(possible).map((s) => fieldU64(s, at));
+    if (totals.length > 0) return Math.max(...totals);
     notes.push(
       `the size of the ${name} device is taken as that of the volume's part: ${most} blocks`,
     );
