@@ -10,6 +10,7 @@
  * The end is a check that finds nothing more to mend; what it still finds is what is left.
  */
 
+import { BlockCache } from "../../block_cache.ts";
 import type { Device } from "../../device.ts";
 import type { Random } from "../../env.ts";
 import { assert, FsError, isDamage } from "../../errors.ts";
@@ -45,11 +46,12 @@ import {
   LEAKED,
   LOG_TREES,
   type Loose,
+  type LooseLeaf,
   mayHaveLeaked,
   NOTHING_LOOSE,
 } from "./lost_blocks.ts";
 import { findLostLogTree, NO_LOG_TREE } from "./lost_log_tree.ts";
-import { salvage } from "./salvage.ts";
+import { isNews, salvage } from "./salvage.ts";
 import { ServerTrees } from "./server_trees.ts";
 import { mayHaveLostFiles, needsMoreThanPreening } from "./preening.ts";
 import {
@@ -72,6 +74,8 @@ import { ENOSPC } from "../../../format/errno.ts";
 
 /** From this round on each must leave fewer problems than any before: else it goes in circles. */
 const MAX_ROUNDS = 20;
+/** For looking up what results of a merge hold. */
+const MERGE_CACHE_BYTES = 16 << 20;
 /** Problems that go when the tree, search file or merge that they are about is made anew. */
 const MENDED_WITH_A_TREE =
   /^(meta-block-twice|block-|btree-|root-|ref-range|item-(?!seq)|srch-file|srch-comp|merge)/;
@@ -458,13 +462,27 @@ class Repair {
       if (hole !== null) holes.push(hole);
     }
     const merging = items.merge.completions.length > 0, logTrees = items.logTrees.length;
-    const loose = holes.length === 0
+    const found = holes.length === 0
       ? NOTHING_LOOSE
       : findLooseLeaves(cx, holes, freeKnown, { merging, logTrees }, onRead);
+    const loose = holes.every((h) => h.tree === LEAKED) && found.leaves.some(isMerged)
+      ? { ...found, leaves: this.#newsOf(cx, items, found.leaves) }
+      : found;
     if (lost.length === 0) return { ...loose, remains };
     const known = new Set(lost.map(({ blkno }) => blkno));
     const leaves = [...lost, ...loose.leaves.filter(({ blkno }) => !known.has(blkno))];
     return { ...loose, leaves, lostLogTree: true };
+  }
+
+  /** Without the results of a merge of which the trees have everything. */
+  #newsOf(cx: CheckContext, items: ServerItems, leaves: readonly LooseLeaf[]): LooseLeaf[] {
+    const limitBytes = Math.min(cx.memory / 16, MERGE_CACHE_BYTES);
+    const cache = new BlockCache(cx.meta, cx.sb.hdr.fsid, {
+      random: this.options.random,
+      limitBytes,
+    });
+    const roots = [cx.sb.fsRoot, ...items.logTrees.map(({ lt }) => lt.itemRoot)];
+    return leaves.filter((leaf) => !isMerged(leaf) || isNews(cx, cache, roots, leaf));
   }
 
   /** Trees of which nothing is left but, perhaps, blocks that nothing leads to. */
@@ -568,6 +586,8 @@ class Repair {
     return true;
   }
 }
+
+const isMerged = ({ from }: LooseLeaf): boolean => from === "merge";
 
 /** All of a tree is missing. */
 const wholeHole = (tree: string): Hole => ({

@@ -29,8 +29,10 @@ import {
 } from "../../../format/constants.ts";
 import type { Key } from "../../../format/key.ts";
 import { LogTrees } from "../../../format/log_trees.ts";
+import type { BlockCache } from "../../block_cache.ts";
 import { lookup, next, type TreeItem } from "../../btree.ts";
 import { FsError } from "../../errors.ts";
+import type { CheckContext } from "../context.ts";
 import { rawU64 } from "../raw.ts";
 import type { RawBlock } from "../source.ts";
 import type { Run } from "./free_blocks.ts";
@@ -92,6 +94,36 @@ export function salvage(
   return { leaves: live.length, staleItems, more: any && (loose.more || work.more) };
 }
 
+/** Whether a leaf has something that none of the trees has, or only an older version. */
+export function isNews(
+  { source }: CheckContext,
+  cache: BlockCache,
+  roots: readonly BtreeRoot[],
+  leaf: LooseLeaf,
+): boolean {
+  const has = (root: BtreeRoot, key: Key, seq: number): boolean => {
+    try {
+      const found = root.height > 0 ? lookup({ cache }, root, key) : null;
+      return found !== null && found.seq >= seq;
+    } catch (e) {
+      // What no reader can reach is not there.
+      if (!(e instanceof FsError)) throw e;
+      return false;
+    }
+  };
+  const b = source.acquire();
+  let news = false;
+  if (source.read(b, leaf, MAGIC_BTREE) === 0) {
+    for (let item = firstItem(b); item !== 0 && !news; item = nextItem(b, item)) {
+      const key = itemKey(b, item), stored = rawU64(b.v, item + 40);
+      const seq = stored < SEQ_LIMIT ? stored : leaf.newest;
+      news = key.zone !== ZONE_XATTR_TOTL && !roots.some((root) => has(root, key, seq));
+    }
+  }
+  source.release(b);
+  return news;
+}
+
 class Salvage {
   #builder: TreeBuilder;
   #newest = 0;
@@ -105,31 +137,10 @@ class Salvage {
     this.#budget = Math.max(round.cx.memory / 4, 64 * LG_SIZE);
   }
 
-  /** Whether a leaf has something that no tree has, or only an older version. */
   isNews(leaf: LooseLeaf): boolean {
-    const { round, servers } = this, { source } = round.cx;
+    const { round, servers } = this;
     const roots = [round.sb.fsRoot, ...servers.logTrees.map((lt) => lt.itemRoot)];
-    const has = (root: BtreeRoot, key: Key, seq: number): boolean => {
-      try {
-        const found = root.height > 0 ? lookup({ cache: round.cache }, root, key) : null;
-        return found !== null && found.seq >= seq;
-      } catch (e) {
-        // What no reader can reach is not there.
-        if (!(e instanceof FsError)) throw e;
-        return false;
-      }
-    };
-    const b = source.acquire();
-    let news = false;
-    if (source.read(b, leaf, MAGIC_BTREE) === 0) {
-      for (let item = firstItem(b); item !== 0 && !news; item = nextItem(b, item)) {
-        const key = itemKey(b, item), stored = rawU64(b.v, item + 40);
-        const seq = stored < SEQ_LIMIT ? stored : leaf.newest;
-        news = key.zone !== ZONE_XATTR_TOTL && !roots.some((root) => has(root, key, seq));
-      }
-    }
-    source.release(b);
-    return news;
+    return isNews(round.cx, round.cache, roots, leaf);
   }
 
   /** Whether fs_root has something between the keys of a leaf: it is an older copy, then. */
