@@ -646,7 +646,8 @@ export const PROBLEMS = {
     "error",
     "inode {ino}: extent of {count} blocks that ends with block {end}: {why}",
     "lossy",
-    "Flags are corrected; an extent that lies nowhere is removed.",
+    "Flags are corrected, where the inode's block counts say how to what they say; an extent that lies " +
+      "nowhere is removed.",
   ),
   "extent-file-overlap": kind(
     "error",

@@ -51,12 +51,18 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
       end - count + 1 < 0;
     const v = viewOf(val);
     const blkno = misplaced ? 0 : rawU64(v, 0);
-    let flags = misplaced ? 0 : v.getUint8(8) & KNOWN_FLAGS;
-    const unknown = !misplaced && flags !== v.getUint8(8);
-    // Data that is there is not to read as zeros.
-    if (unknown && blkno !== 0 && isCounted(s, ino, key)) flags = 0;
-    if (blkno !== 0 && flags === SEF_OFFLINE) flags |= SEF_UNWRITTEN;
-    if (blkno === 0 && flags !== 0) flags = SEF_OFFLINE;
+    const stored = misplaced ? 0 : v.getUint8(8), known = stored & KNOWN_FLAGS;
+    let flags = known;
+    if (blkno === 0) {
+      // What an archive holds is not to read as zeros.
+      if (flags !== 0 || !misplaced && fits(s, ino, "offline", count)) flags = SEF_OFFLINE;
+    } else if (known !== stored || known === SEF_OFFLINE) {
+      // Nor is data that is there, which is not to be staged once more either.
+      if (fits(s, ino, "online", count)) flags = 0;
+      else if (known === SEF_OFFLINE) flags |= SEF_UNWRITTEN;
+    }
+    // What was found wrong about the counts was found with the wrong flags: they are counted again.
+    if (!misplaced && countOf(blkno, flags) !== countOf(blkno, stored)) s.cut.add(ino);
     if (misplaced || blkno === 0 && flags === 0) {
       if (!s.lossy) return false;
       s.patch.remove(key);
@@ -71,21 +77,46 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
   return true;
 }
 
-/** Whether the inode counts the blocks of a mapped extent as online, beside those of the others. */
-function isCounted(s: FixScope, ino: number, { thirdBig }: Key): boolean {
-  const inode = s.patch.peekInode(ino), blocks = Number(thirdBig);
-  if (inode === null) return false;
-  if (s.written.ino !== ino) {
-    s.written = { ino, blocks: 0 };
-    for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
-      if (val.length !== 16) continue;
-      const v = viewOf(val);
-      if (rawU64(v, 0) !== 0 && v.getUint8(8) === 0) s.written.blocks += Number(key.thirdBig);
-    }
+type Count = "online" | "offline" | "neither";
+
+/** Of an inode whose extents have wrong flags: blocks that it counts beyond those of the others. */
+interface Uncounted {
+  readonly ino: number;
+  online: number;
+  offline: number;
+}
+const uncounted = new WeakMap<FixScope, Uncounted>();
+
+/** Whether an inode counts the blocks of an extent with wrong flags, beside those of the others. */
+function fits(s: FixScope, ino: number, count: "online" | "offline", blocks: number): boolean {
+  let left = uncounted.get(s);
+  if (left?.ino !== ino) {
+    left = { ino, ...missingBlocks(s, ino) };
+    uncounted.set(s, left);
   }
-  if (s.written.blocks + blocks > inode.onlineBlocks) return false;
-  s.written.blocks += blocks;
+  if (blocks > left[count]) return false;
+  left[count] -= blocks;
   return true;
+}
+
+function missingBlocks(s: FixScope, ino: number): { online: number; offline: number } {
+  const inode = s.patch.peekInode(ino);
+  if (inode === null) return { online: 0, offline: 0 };
+  const left = { online: rawU64(inode.v, inode.o + 32), offline: rawU64(inode.v, inode.o + 40) };
+  for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
+    if (val.length !== 16) continue;
+    const v = viewOf(val), blkno = rawU64(v, 0), flags = v.getUint8(8);
+    if ((flags & ~KNOWN_FLAGS) !== 0 || blkno !== 0 && flags === SEF_OFFLINE) continue;
+    const count = countOf(blkno, flags);
+    if (count !== "neither") left[count] -= Number(key.thirdBig);
+  }
+  return left;
+}
+
+/** Which of an inode's counts has the blocks of an extent. */
+function countOf(blkno: number, flags: number): Count {
+  if (blkno !== 0 && (flags & SEF_UNWRITTEN) === 0) return "online";
+  return (flags & SEF_OFFLINE) !== 0 ? "offline" : "neither";
 }
 
 export function removeOutsideExtents(s: FixScope, ino: number): boolean {
@@ -188,11 +219,9 @@ function wrongLength(
   return other === undefined ? only ?? null : null;
 }
 
-/** Which of an inode's counts has the blocks of an extent. */
-function countedAs({ val }: Extent): "online" | "offline" | "neither" {
-  const v = viewOf(val), flags = v.getUint8(8);
-  if (rawU64(v, 0) !== 0 && (flags & SEF_UNWRITTEN) === 0) return "online";
-  return (flags & SEF_OFFLINE) !== 0 ? "offline" : "neither";
+function countedAs({ val }: Extent): Count {
+  const v = viewOf(val);
+  return countOf(rawU64(v, 0), v.getUint8(8));
 }
 
 /** Whether no extents, in the order of their starts, overlap if `changed` has the last `len` blocks only. */
