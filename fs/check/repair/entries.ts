@@ -40,6 +40,9 @@ import type { ItemPatch } from "./item_patch.ts";
 const U32 = 0xffff_ffff;
 const S_IFMT = 0o170000;
 const S_IFDIR = 0o040000;
+const NONE = new Uint8Array(0);
+/** Names of an inode that are counted for each of them. */
+const MOST_COUNTED = 1000;
 const LOST_FOUND = new TextEncoder().encode("lost+found");
 
 /** Entry type of a mode; undefined for modes that no file has. */
@@ -154,6 +157,19 @@ export class Entries {
     this.patch.remove(backrefKey(child, dir, pos));
   }
 
+  /** Removes those items of an entry that name `ino`: another inode's at this position stay. */
+  removeName(dir: number, pos: number, ino: number): void {
+    const twins = [readdirKey(dir, pos), backrefKey(ino, dir, pos)];
+    const named = twins.map((key) => parse(key, this.patch.get(key)))
+      .filter((e): e is StoredEntry => e?.ino === ino);
+    const dirents = named.map(({ name }) => direntKey(dir, direntHash(name), pos))
+      .map((key) => parse(key, this.patch.get(key)));
+    for (const e of [...named, ...dirents, ...this.#direntsAt(dir, pos)]) {
+      if (e?.ino === ino) this.patch.remove(e.key);
+    }
+    this.patch.remove(backrefKey(ino, dir, pos));
+  }
+
   #removeAll(found: readonly StoredEntry[], dir: number, pos: number, child: number): void {
     for (const e of found) this.patch.remove(e.key);
     const gone = found.find((e) => e.sure) ?? found[0];
@@ -163,17 +179,27 @@ export class Entries {
   }
 
   #logRemoved(dir: number, { name, ino }: StoredEntry): void {
-    const why = this.patch.peekInode(ino) === null ? "does not exist" : "cannot be what it means";
-    this.log(`entry ${nameText(name)} of directory ${dir} was removed: inode ${ino} ${why}`);
+    const target = this.patch.peekInode(ino);
+    let why = "it was not known from enough of its items";
+    if (!this.#isDir(dir)) why = `inode ${dir} is no directory`;
+    else if (target === null) why = `inode ${ino} does not exist`;
+    else if (entryType(target.mode) === undefined) why = `inode ${ino} cannot be what it means`;
+    else if (!nameIsValid(name)) why = "no entry can have that name";
+    this.log(`entry ${nameText(name)} of directory ${dir} was removed: ${why}`);
+  }
+
+  #isDir(ino: number): boolean {
+    const inode = this.patch.peekInode(ino);
+    return inode !== null && isDirMode(inode.mode);
   }
 
   /** The (inode, name) that most items give, of those that can be an entry; null if none can. */
   #elect(dir: number, pos: number, found: readonly StoredEntry[]): StoredEntry | null {
-    const parent = this.patch.peekInode(dir);
-    if (parent === null || !isDirMode(parent.mode)) return null;
+    if (!this.#isDir(dir)) return null;
     const candidates = found.filter((e) => {
       const target = this.patch.peekInode(e.ino);
-      return target !== null && entryType(target.mode) !== undefined && nameIsValid(e.name);
+      return target !== null && e.ino !== ROOT_INO && entryType(target.mode) !== undefined &&
+        nameIsValid(e.name);
     });
     const votes = new Map<string, number>();
     const idOf = (e: StoredEntry) => `${e.ino}:${toHex(e.name)}`;
@@ -185,10 +211,44 @@ export class Entries {
       if (best === null || (votes.get(idOf(e)) ?? 0) > (votes.get(idOf(best)) ?? 0)) best = e;
     }
     if (best === null) return null;
-    // A lone remainder must not take a name that is there already.
-    const alone = found.length === 1;
-    if (alone && this.find(dir, best.name).some((e) => posOf(e.key) !== pos)) return null;
-    return best;
+    const { ino, name } = best, id = idOf(best), most = votes.get(id);
+    // Which of them is right would be a guess.
+    const isTie = candidates.some((e) => idOf(e) !== id && votes.get(idOf(e)) === most);
+    if (isTie && !this.lossy) return null;
+    if (found.length > 1) return best;
+    // A lone remainder must not take a name that is there already, nor give an inode one too many.
+    if (this.find(dir, name).some((e) => posOf(e.key) !== pos)) return null;
+    if (this.#isDir(ino) && !this.lossy) return null;
+    return this.hasStray(ino) && this.#hasAllNamesBut(ino, dir, pos) ? null : best;
+  }
+
+  /** Whether an inode has more backrefs than names. Of those with very many names nobody asks. */
+  hasStray(ino: number): boolean {
+    const names = this.#namesOf(ino);
+    return names <= MOST_COUNTED && this.backrefs(ino, names + 1).length > names;
+  }
+
+  /** How many names an inode should have. */
+  #namesOf(ino: number): number {
+    return this.#isDir(ino) ? 1 : this.patch.peekInode(ino)?.nlink ?? 0;
+  }
+
+  /** Whether an inode has all the names that it should have even without this one. */
+  #hasAllNamesBut(ino: number, dir: number, pos: number): boolean {
+    const others = this.backrefs(ino).filter((n) =>
+      (n.dir !== dir || n.pos !== pos) && this.isWhole(n.dir, n.pos, ino)
+    );
+    return others.length >= this.#namesOf(ino);
+  }
+
+  /** Whether the three items of a name of an inode agree. */
+  isWhole(dir: number, pos: number, ino: number): boolean {
+    if (!isExact(dir) || !isExact(pos) || !this.#isDir(dir)) return false;
+    const val = this.patch.get(readdirKey(dir, pos));
+    const entry = parse(readdirKey(dir, pos), val);
+    if (val === null || entry?.ino !== ino) return false;
+    return [direntKey(dir, direntHash(entry.name), pos), backrefKey(ino, dir, pos)]
+      .every((key) => bytesEqual(this.patch.get(key) ?? NONE, val));
   }
 
   #write(dir: number, pos: number, winner: StoredEntry, found: readonly StoredEntry[]): void {
@@ -287,8 +347,8 @@ export class Entries {
     }
   }
 
-  /** The names of an inode: directory and position of each backref. */
-  backrefs(ino: number): { dir: number; pos: number }[] {
+  /** The names of an inode, no more than `most`: directory and position of each backref. */
+  backrefs(ino: number, most = Infinity): { dir: number; pos: number }[] {
     const first = Key.of(ZONE_FS, ino, TYPE_LINK_BACKREF);
     const last = Key.words(
       ZONE_FS,
@@ -304,31 +364,50 @@ export class Entries {
     const names: { dir: number; pos: number }[] = [];
     for (const { key } of this.patch.each(first, last)) {
       names.push({ dir: key.secondHi * 2 ** 32 + key.secondLo, pos: posOf(key) });
+      if (names.length >= most) break;
     }
     return names;
   }
 
-  /** All names of directory `dir` that are called `name` get names of their own, but the first. */
-  separate(dir: number, name: Uint8Array): void {
-    const same = this.find(dir, name);
-    for (const e of same.slice(1)) {
+  /**
+   * All names of directory `dir` that are called `name` get names of their own, but the first. False
+   * if there is one for which that cannot be.
+   */
+  separate(dir: number, name: Uint8Array): boolean {
+    let done = true;
+    for (const e of this.find(dir, name).slice(1)) {
       const pos = posOf(e.key);
-      const suffix = new TextEncoder().encode(`.${pos}`);
-      const other = new Uint8Array(Math.min(name.length, NAME_MAX - suffix.length) + suffix.length);
-      other.set(name.subarray(0, other.length - suffix.length));
-      other.set(suffix, other.length - suffix.length);
-      if (this.find(dir, other).length > 0) continue;
       const parent = this.patch.inode(dir), target = this.patch.peekInode(e.ino);
-      if (parent === null || target === null) continue;
+      if (parent === null || target === null) {
+        done = false;
+        continue;
+      }
+      const other = this.#nameLike(dir, name, pos);
       this.patch.remove(e.key);
       const val = entryValue(e.ino, other, pos, entryType(target.mode) ?? DT_REG);
       for (const key of entryKeys(dir, pos, e.ino, other)) this.patch.set(key, val);
       parent.size += other.length - name.length;
     }
+    return done;
   }
 
-  /** Gives an inode without a name one in lost+found; returns it, or null without a root directory. */
+  /** A name that `dir` does not have: `name` with a position behind it. */
+  #nameLike(dir: number, name: Uint8Array, pos: number): Uint8Array {
+    for (let n = 0;; n++) {
+      const suffix = new TextEncoder().encode(n === 0 ? `.${pos}` : `.${pos}.${n}`);
+      const other = new Uint8Array(Math.min(name.length, NAME_MAX - suffix.length) + suffix.length);
+      other.set(name.subarray(0, other.length - suffix.length));
+      other.set(suffix, other.length - suffix.length);
+      if (this.find(dir, other).length === 0) return other;
+    }
+  }
+
+  /**
+   * Gives an inode without a name one in lost+found; returns it, or null without a root directory and
+   * for the root itself.
+   */
   connect(ino: number): string | null {
+    if (ino === ROOT_INO) return null;
     const dir = this.#lostFoundDir();
     if (dir === 0) return null;
     const parent = this.patch.inode(dir), inode = this.patch.inode(ino);

@@ -7,7 +7,7 @@
  */
 
 import { isSearch, isServerTree, listsFreeMetadata, type ServerTree } from "../names.ts";
-import { type ProblemCode, PROBLEMS } from "../problems.ts";
+import { type ProblemCode, PROBLEMS, type Values } from "../problems.ts";
 import type { Problem } from "../report.ts";
 import type { Run } from "./free_blocks.ts";
 import { ProblemQueue } from "./problem_queue.ts";
@@ -47,8 +47,11 @@ const HIDING: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "btree-parent",
 ]);
 
+/** The rank of problems that have been put off, and what they have among their values. */
+const LATE = "late";
+
 /** Inodes come before the entries that lead to them; what is not named comes last, as it was found. */
-const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
+const ITEM_ORDER: ReadonlyMap<ProblemCode | typeof LATE, number> = new Map(
   ([
     "root-inode",
     "inode-missing",
@@ -62,12 +65,13 @@ const ITEM_ORDER: ReadonlyMap<ProblemCode, number> = new Map(
     "entry-twins-differ",
     "entry-without-twin",
     "twin-without-entry",
+    LATE,
     "entry-type",
     "dir-name-twice",
     "dir-parent-missing",
     "dir-cycle",
     "dir-parents",
-  ] as ProblemCode[]).map((code, i) => [code, i]),
+  ] as (ProblemCode | typeof LATE)[]).map((code, i) => [code, i]),
 );
 
 /** Problems that only mending items looks at. There may be as many as there are items. */
@@ -178,6 +182,13 @@ export class Findings {
     this.queue.push(ITEM_ORDER.get(code) ?? ITEM_ORDER.size, code, values);
     if (ONLY_ITEMS.has(code)) return;
     if (this.problems.length < this.#limit) this.problems.push(problem);
+  }
+
+  /** Puts a problem off, once, until all others of entries have been mended, if it `waits` for them. */
+  putOff(code: ProblemCode, values: Values, waits: () => boolean): boolean {
+    if (values[LATE] !== undefined || !waits()) return false;
+    this.queue.push(ITEM_ORDER.get(LATE) as number, code, { ...values, [LATE]: 1 });
+    return true;
   }
 
   [Symbol.dispose](): void {

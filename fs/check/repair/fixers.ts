@@ -30,12 +30,20 @@ import {
   removeOutsideExtents,
 } from "./fixers_data.ts";
 import { fixTotal, refileQuotaRule, rewriteItem } from "./fixers_derived.ts";
-import { fixEntryType, fixEntryValue, fixParents, moveToLostFound } from "./fixers_entries.ts";
+import {
+  fixEntryType,
+  fixEntryValue,
+  fixParents,
+  isBackref,
+  moveToLostFound,
+  reachesRoot,
+} from "./fixers_entries.ts";
 import {
   fixBlockCount,
   fixInodeField,
   fixLinkCount,
   fixRootInode,
+  remakeDirectory,
   remakeInode,
   restoreType,
 } from "./fixers_inodes.ts";
@@ -103,8 +111,10 @@ export class Fixers {
         return rewriteItem(s, text(values, "key"));
       case "quota-rule":
         return refileQuotaRule(s, text(values, "key"));
-      case "entry-without-twin":
       case "twin-without-entry":
+        remakeDirectory(s, num(values, "dir"), num(values, "pos"), num(values, "child"));
+        return entries.mend(num(values, "dir"), num(values, "pos"), num(values, "child"));
+      case "entry-without-twin":
       case "entry-twins-differ":
         return entries.mend(num(values, "dir"), num(values, "pos"), num(values, "child"));
       case "entry-value":
@@ -114,8 +124,7 @@ export class Fixers {
       case "dir-pos-twice":
         return entries.spread(num(values, "dir"), num(values, "pos"));
       case "dir-name-twice":
-        entries.separate(ino, nameBytes(text(values, "name")));
-        return true;
+        return entries.separate(ino, nameBytes(text(values, "name")));
       case "dir-next-pos":
         return s.edit(
           ino,
@@ -145,12 +154,15 @@ export class Fixers {
       case "dir-parents":
         return fixParents(s, ino);
       case "dir-parent-missing": {
-        const parent = patch.peekInode(num(values, "parent"));
+        const dir = num(values, "parent"), parent = patch.peekInode(dir);
         if (parent !== null && isDirMode(parent.mode)) return true;
+        // That may have been a stray backref: this round has removed it then.
+        const names = entries.backrefs(ino);
+        if (names.length > 0 && names.every((name) => name.dir !== dir)) return true;
         return moveToLostFound(s, ino);
       }
       case "dir-cycle":
-        return moveToLostFound(s, ino);
+        return reachesRoot(s, ino) || moveToLostFound(s, ino);
       case "entries-in-file":
         return s.isOf(ino, S_IFDIR) || restoreType(s, ino, S_IFDIR) ||
           s.loseRange(ino, TYPE_DIRENT, TYPE_READDIR, "entries of what is no directory");
@@ -176,6 +188,18 @@ export class Fixers {
       default:
         return false;
     }
+  }
+
+  /**
+   * Whether a problem is to be mended after all others of entries. An entry that leads to a missing
+   * directory waits for those that are in this directory, which may have had it made anew; a misfiled
+   * backref until it is known whether its inode has all its names without it.
+   */
+  waits(code: ProblemCode, values: Values): boolean {
+    if (code === "entry-value") return isBackref(text(values, "key"));
+    const child = num(values, "child");
+    return code === "entry-without-twin" && isExact(child) &&
+      this.scope.patch.peekInode(child) === null;
   }
 
   /** Ends the round's changes of items. */

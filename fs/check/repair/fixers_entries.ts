@@ -57,6 +57,9 @@ export function fixEntryValue(s: FixScope, name: string): boolean {
   return done;
 }
 
+/** Whether a key, as reports print it, is that of a backref. */
+export const isBackref = (name: string): boolean => parseKey(name)?.type === TYPE_LINK_BACKREF;
+
 /** Whether another item of an entry is where this value says that it belongs. */
 function hasTwinAt(s: FixScope, dir: number, pos: number, ino: number, val: Uint8Array): boolean {
   if (!isExact(pos) || !isExact(ino)) return false;
@@ -92,15 +95,29 @@ export function fixParents(s: FixScope, ino: number): boolean {
   // This round may have found its name.
   if (names.length === keep) return true;
   if (!s.lossy) return false;
+  const isWhole = new Map(names.map((n) => [n, s.entries.isWhole(n.dir, n.pos, ino)]));
+  names.sort((a, b) => Number(isWhole.get(b)) - Number(isWhole.get(a)));
   for (const { dir, pos } of names.slice(keep)) {
-    s.entries.remove(dir, pos, ino);
+    s.entries.removeName(dir, pos, ino);
     s.notes.push(`directory ${ino} had another name, in directory ${dir}: it was removed`);
+  }
+  return true;
+}
+
+/** Whether the parents of a directory lead to the root, as they are by now. */
+export function reachesRoot(s: FixScope, ino: number): boolean {
+  const seen = new Set<number>();
+  for (let dir = ino; dir !== ROOT_INO;) {
+    const names = s.entries.backrefs(dir, 2), name = names[0];
+    if (name === undefined || names.length > 1 || seen.has(dir)) return false;
+    seen.add(dir);
+    dir = name.dir;
   }
   return true;
 }
 
 /** A directory that the root cannot be reached from gets a place in lost+found. */
 export function moveToLostFound(s: FixScope, ino: number): boolean {
-  for (const { dir, pos } of s.entries.backrefs(ino)) s.entries.remove(dir, pos, ino);
+  for (const { dir, pos } of s.entries.backrefs(ino)) s.entries.removeName(dir, pos, ino);
   return s.connect(ino);
 }

@@ -19,11 +19,18 @@ import {
   TYPE_XATTR,
   ZONE_INODE_INDEX,
 } from "../../../format/constants.ts";
-import { type Inode, orphanKey } from "../../../format/items.ts";
+import {
+  backrefKey,
+  Dirent,
+  type Inode,
+  inodeKey,
+  orphanKey,
+  readdirKey,
+} from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
-import { isExact, rawU64 } from "../raw.ts";
+import { isExact, rawU64, viewOf } from "../raw.ts";
 import { entryType, isDirMode } from "./entries.ts";
-import { type FixScope, LAST_NUMBER, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
+import { type FixScope, LAST_NUMBER, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
 export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
   const inode = s.patch.peekInode(ino);
@@ -139,6 +146,7 @@ export function remakeInode(s: FixScope, ino: number): boolean {
   if (!isExact(ino)) return false;
   const format = guessFormat(s, ino);
   if (!s.has(ino, 0, 255)) return true;
+  if (s.lossy && refileBackrefs(s, ino)) return true;
   if (ino !== ROOT_INO && ino < FIRST_FREE_INO) return s.removeFile(ino);
   if (format === S_IFLNK && !s.has(ino, TYPE_SYMLINK, TYPE_SYMLINK)) {
     // A symlink without its target is nothing.
@@ -167,9 +175,46 @@ export function remakeInode(s: FixScope, ino: number): boolean {
     s.patch.set(Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_DATA_SEQ, s.patch.seq, ino));
   }
   if (ino >= s.round.sb.nextIno) s.round.sb.nextIno = ino + 1;
-  if (ino !== ROOT_INO && s.entries.backrefs(ino).length === 0) s.connect(ino);
+  // If its entries do not give it a name, the next round gives it one in lost+found.
   s.notes.push(`inode ${ino} was made anew: owner, permissions and times are unknown`);
   return true;
+}
+
+/**
+ * Backrefs under the number of a missing inode, of which nothing else is there, are those of the
+ * inodes that they name; false if it is not so.
+ */
+function refileBackrefs(s: FixScope, ino: number): boolean {
+  const all = s.range(ino, 0, 255);
+  for (const { key, val } of all) {
+    if (key.type !== TYPE_LINK_BACKREF || val.length <= Dirent.SIZE || key.fourth !== 0) {
+      return false;
+    }
+    const named = rawU64(viewOf(val), 0), dir = Number(key.secondBig), pos = Number(key.thirdBig);
+    if (named === ino || !isExact(named) || s.patch.peekInode(named) === null) return false;
+    if (!isExact(dir) || !isExact(pos)) return false;
+    const entry = s.patch.get(readdirKey(dir, pos));
+    if (entry !== null && entry.length >= 8 && rawU64(viewOf(entry), 0) === ino) return false;
+  }
+  for (const { key, val } of all) {
+    const named = rawU64(viewOf(val), 0);
+    const own = backrefKey(named, Number(key.secondBig), Number(key.thirdBig));
+    s.patch.remove(key);
+    if (s.patch.get(own) === null) s.patch.set(own, val);
+    s.notes.push(`a backref of inode ${named} was filed under inode ${ino}, which does not exist`);
+  }
+  return true;
+}
+
+/** A directory of which nothing is left is made anew for an inode that has its only name there. */
+export function remakeDirectory(s: FixScope, dir: number, pos: number, child: number): void {
+  if (!s.lossy || !isExact(dir) || !isExact(child) || s.removed.has(dir)) return;
+  if (dir < FIRST_FREE_INO || dir >= s.round.sb.nextIno) return;
+  if (s.patch.peekInode(dir) !== null || s.patch.get(inodeKey(dir)) !== null) return;
+  if (s.patch.peekInode(child) === null || s.entries.hasStray(child)) return;
+  if (!isExact(pos) || s.patch.get(backrefKey(child, dir, pos)) === null) return;
+  s.entries.makeInode(dir, S_IFDIR | 0o700).nlink = 2;
+  s.notes.push(`directory ${dir} was made anew: owner, permissions and times are unknown`);
 }
 
 export function fixRootInode(s: FixScope): boolean {

@@ -112,7 +112,7 @@ export class FixScope {
   removeFile(ino: number): boolean {
     if (!this.lossy) return false;
     const inode = this.patch.peekInode(ino);
-    for (const { dir, pos } of this.entries.backrefs(ino)) this.entries.remove(dir, pos, ino);
+    for (const { dir, pos } of this.entries.backrefs(ino)) this.entries.removeName(dir, pos, ino);
     for (const key of this.keys(ino, 0, 255)) {
       if (!key.equals(inodeKey(ino))) this.patch.remove(key);
     }

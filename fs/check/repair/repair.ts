@@ -564,6 +564,7 @@ class Repair {
         return true;
       }
       try {
+        if (findings.putOff(code, values, () => fixers.waits(code, values))) return true;
         const rung = isOfItems(code) ? this.#rung(code, values) : 0;
         if (fixers.mend(code, values, rung)) mended = true;
         else if (!lossy && isOfItems(code)) refused = true;
