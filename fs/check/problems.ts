@@ -685,7 +685,9 @@ export const PROBLEMS = {
     "error",
     "inode {ino}: attribute {hash}.{id}: {why}",
     "lossy",
-    "The attribute is removed.",
+    "If all its parts are there padding is zeroed, it is filed under the hash of its name, and version and " +
+      "permissions of an ACL are corrected. Else it is removed; with an access ACL the mode's rights of " +
+      "the group go.",
   ),
   "xattr-name-twice": kind(
     "error",
@@ -733,7 +735,8 @@ export const PROBLEMS = {
     "error",
     "quota rule {key}: {why}",
     "lossy",
-    "A rule under a wrong hash or number is filed anew; one that means nothing is removed.",
+    "A rule with one wrong bit becomes what its hash says. One under a wrong hash or number is filed anew; " +
+      "one that means nothing is removed.",
   ),
 } as const satisfies Record<string, ProblemKind>;
 

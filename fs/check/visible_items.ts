@@ -10,6 +10,7 @@ import { bytesEqual } from "../../format/bytes.ts";
 import { KEY } from "../../format/btree_block.ts";
 import {
   QUOTA_NAME_SELECT,
+  QUOTA_OP_DATA,
   QUOTA_RULE_TOTL_COUNT,
   QUOTA_SOURCE_GID,
   ROOT_INO,
@@ -162,7 +163,7 @@ export class VisibleItems implements ItemSink {
     this.#quotaTwins.push(val.slice());
     this.#quotaHash = hash;
     this.#quotaNext = nr + 1;
-    if (rule.op > 2) bad(`operation ${rule.op}`);
+    if (rule.op > QUOTA_OP_DATA) bad(`operation ${rule.op}`);
     if ((rule.ruleFlags & ~QUOTA_RULE_TOTL_COUNT) !== 0) bad(`unknown flags ${rule.ruleFlags}`);
     if (!isZero(val, 41, 7)) bad("padding is not zero");
     for (let i = 0; i < 3; i++) {

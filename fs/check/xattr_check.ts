@@ -1,6 +1,7 @@
 /**
  * The extended attributes of one inode (01 §15.4): parts complete and of the right lengths, hashes
- * of names, ids, names unique; what their tags stand for goes to the fact book.
+ * of names, ids, names unique, ACLs that mean something; what their tags stand for goes to the fact
+ * book.
  *
  * Relies on: the parts of one inode in key order, so that those of an attribute are neighbours.
  * Guarantees: each attribute whose first part can be read has told what it stands for, once.
@@ -10,6 +11,7 @@ import { type BlockBytes, KEY } from "../../format/btree_block.ts";
 import { XATTR_MAX_NAME_LEN, XATTR_PART_SIZE } from "../../format/constants.ts";
 import { fnv1a64Words, xattrNameHash } from "../../format/hash.ts";
 import {
+  isAclXattr,
   isSupportedXattr,
   parseIndxName,
   parseNumber,
@@ -23,6 +25,7 @@ import type { WalkContext } from "./context.ts";
 import { FACT_INDX, FACT_SRCH, type FactBook, SIDE_SOURCE } from "./facts.ts";
 import { isZero, joinWords, rawU64 } from "./raw.ts";
 import { nameText } from "./text.ts";
+import { isAclValue } from "./xattr_rules.ts";
 
 const HEADER = 8;
 /**
@@ -45,6 +48,8 @@ export class XattrCheck {
   readonly #name = new Uint8Array(XATTR_MAX_NAME_LEN);
   readonly #value = new Uint8Array(KEPT_VALUE);
   #valueLen = 0;
+  /** The value of an ACL that goes beyond the first part, as far as it is known. */
+  #acl: Uint8Array | null = null;
   /** The first name with the current hash, and all of them when there are several. */
   #named = false;
   readonly #first = new Uint8Array(XATTR_MAX_NAME_LEN);
@@ -101,6 +106,7 @@ export class XattrCheck {
       this.#nextPart = 0;
       this.#broken = false;
       this.#tagged = false;
+      this.#acl = null;
       this.#ids.push(rawU64(v, key + 16));
     }
     if (v.getUint32(key + 12, true) !== 0) this.#bad("its hash is longer than 32 bits");
@@ -112,7 +118,7 @@ export class XattrCheck {
       return;
     }
     if (part === 0) this.#head(b, off, len);
-    else this.#more(len);
+    else this.#more(b, off, len);
     this.#nextPart++;
   }
 
@@ -156,9 +162,19 @@ export class XattrCheck {
       this.#firstLen = nameLen;
     }
     this.#tags(name);
+    if (!isAclXattr(name)) return;
+    if (this.#missing === 0) this.#checkAcl(here);
+    else {
+      this.#acl = new Uint8Array(valLen);
+      this.#acl.set(here);
+    }
   }
 
-  #more(len: number): void {
+  #checkAcl(value: Uint8Array): void {
+    if (!isAclValue(value)) this.#bad("its value is no ACL");
+  }
+
+  #more(b: BlockBytes, off: number, len: number): void {
     if (this.#missing === 0) {
       this.#bad(`part ${this.#nextPart} is more than its lengths say`);
       this.#broken = true;
@@ -169,7 +185,11 @@ export class XattrCheck {
       this.#broken = true;
       return;
     }
+    if (this.#acl !== null) {
+      this.#acl.set(b.buf.subarray(off, off + len), this.#acl.length - this.#missing);
+    }
     this.#missing -= len;
+    if (this.#missing === 0 && this.#acl !== null) this.#checkAcl(this.#acl);
   }
 
   #close(): void {

@@ -9,9 +9,9 @@
 import { EINVAL, EOPNOTSUPP } from "../../format/errno.ts";
 import { errnoError } from "../errors.ts";
 
-const ACL_VERSION = 2;
-const HEADER_BYTES = 4;
-const ENTRY_BYTES = 8;
+export const ACL_VERSION = 2;
+export const ACL_HEADER_BYTES = 4;
+export const ACL_ENTRY_BYTES = 8;
 const UNDEFINED_ID = 0xffff_ffff;
 
 export const ACL_USER_OBJ = 1;
@@ -36,13 +36,13 @@ export type Acl = readonly AclEntry[];
  */
 export function parseAcl(value: Uint8Array): Acl | null {
   if (value.length === 0) return null;
-  if (value.length < HEADER_BYTES) throw errnoError(EINVAL);
+  if (value.length < ACL_HEADER_BYTES) throw errnoError(EINVAL);
   const v = new DataView(value.buffer, value.byteOffset, value.byteLength);
   if (v.getUint32(0, true) !== ACL_VERSION) throw errnoError(EOPNOTSUPP);
-  if ((value.length - HEADER_BYTES) % ENTRY_BYTES !== 0) throw errnoError(EINVAL);
-  if (value.length === HEADER_BYTES) return null;
+  if ((value.length - ACL_HEADER_BYTES) % ACL_ENTRY_BYTES !== 0) throw errnoError(EINVAL);
+  if (value.length === ACL_HEADER_BYTES) return null;
   const acl: AclEntry[] = [];
-  for (let at = HEADER_BYTES; at < value.length; at += ENTRY_BYTES) {
+  for (let at = ACL_HEADER_BYTES; at < value.length; at += ACL_ENTRY_BYTES) {
     const tag = v.getUint16(at, true);
     const named = tag === ACL_USER || tag === ACL_GROUP;
     acl.push({
@@ -75,11 +75,11 @@ function isValidAcl(acl: Acl): boolean {
 }
 
 export function encodeAcl(acl: Acl): Uint8Array {
-  const value = new Uint8Array(HEADER_BYTES + acl.length * ENTRY_BYTES);
+  const value = new Uint8Array(ACL_HEADER_BYTES + acl.length * ACL_ENTRY_BYTES);
   const v = new DataView(value.buffer);
   v.setUint32(0, ACL_VERSION, true);
   acl.forEach((e, i) => {
-    const at = HEADER_BYTES + i * ENTRY_BYTES;
+    const at = ACL_HEADER_BYTES + i * ACL_ENTRY_BYTES;
     v.setUint16(at, e.tag, true);
     v.setUint16(at + 2, e.perm, true);
     v.setUint32(at + 4, e.id, true);

@@ -33,13 +33,17 @@ export function fixTotal(s: FixScope, values: Values): boolean {
   return true;
 }
 
-/** A rule under the wrong hash or number is filed anew; one that means nothing goes. */
+/**
+ * A rule in which one bit is wrong becomes what its hash says. One under the wrong hash or number is filed
+ * anew; one that means nothing goes.
+ */
 export function refileQuotaRule(s: FixScope, name: string): boolean {
   const key = parseKey(name);
   if (key === null) return false;
   const val = s.patch.get(key);
   if (val === null) return true;
   s.patch.remove(key);
+  restoreRule(val, key.secondBig);
   const rule = viewOf(val);
   let valid = rule.getUint8(33) <= 1 && (rule.getUint8(34) & ~1) === 0;
   for (let i = 35; i < 38; i++) if (rule.getUint8(i) > 3) valid = false;
@@ -62,4 +66,14 @@ export function refileQuotaRule(s: FixScope, name: string): boolean {
   while (same.some((item) => item.key.thirdBig === BigInt(nr))) nr++;
   s.patch.set(quotaRuleKey(hash, nr), val);
   return true;
+}
+
+/** Turns the one bit without which a rule does not have its hash, if there is such a bit. */
+function restoreRule(val: Uint8Array, hash: bigint): void {
+  if (fnv1a64(val) === hash) return;
+  for (let bit = 0; bit < 8 * val.length; bit++) {
+    val[bit >>> 3]! ^= 1 << (bit & 7);
+    if (fnv1a64(val) === hash) return;
+    val[bit >>> 3]! ^= 1 << (bit & 7);
+  }
 }
