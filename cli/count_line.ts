@@ -1,9 +1,9 @@
 /** The progress line of work whose end is not known before: how many blocks are done, and the rate. */
 
 import { LG_SIZE } from "../format/constants.ts";
+import { tryWriteError } from "./output.ts";
 import { formatSize } from "./sizes.ts";
 
-const encoder = new TextEncoder();
 const INTERVAL_MS = 200;
 
 /** Shown on standard error if that is a terminal. */
@@ -17,8 +17,7 @@ export class CountLine {
     private readonly done: string,
     private readonly shows: boolean = Deno.stderr.isTerminal(),
     private readonly now: () => number = () => performance.now(),
-    private readonly write: (text: string) => void = (text) =>
-      void Deno.stderr.writeSync(encoder.encode(text)),
+    private readonly write: (text: string) => void = tryWriteError,
   ) {
     this.#begin = now();
   }

@@ -12,13 +12,7 @@ import { PathFinder } from "../fs/check/paths.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { FixedArea } from "../fs/check/repair/fixed_area.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
-import {
-  applyUndo,
-  superCrc,
-  UndoDevice,
-  UndoFile,
-  type UndoIdentity,
-} from "../fs/check/repair/undo.ts";
+import { applyUndo, UndoDevice, UndoFile, undoIdentity } from "../fs/check/repair/undo.ts";
 import type { Device } from "../fs/device.ts";
 import { EINVAL } from "../format/errno.ts";
 import { FsError } from "../fs/errors.ts";
@@ -27,7 +21,6 @@ import { SystemClock, SystemRandom } from "../fs/sys/clock.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import type { BlockDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
-import { readSuperBlock } from "../fs/volume.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
 import { NotedWrites, reasonAgainstPair, useOf, withDevices } from "./fsck_devices.ts";
 import { Display, type Mode } from "./fsck_display.ts";
@@ -108,6 +101,9 @@ export const command: CommandSpec = {
         }
         if (o.undo !== undefined && (mode === "report" || online !== undefined)) {
           throw new UsageError("--undo is for mending: -p, -y or a terminal to be asked on");
+        }
+        if (undoApply !== undefined && o.undo !== undefined) {
+          throw new UsageError("--undo is for mending, not for --undo-apply");
         }
         if (undoApply !== undefined && (online !== undefined || o.changes === false)) {
           throw new UsageError(
@@ -245,6 +241,7 @@ function checkUnmounted(
     const fixed = new FixedArea(meta);
     if (undoApply !== undefined) {
       if (!mayUse(meta, o, show, "restores what the file holds")) return EXIT_FAILED;
+      interrupt.undoing();
       return undo(undoApply, meta, data, fixed, o, show);
     }
     const wrong = o.force || o.trustData ? null : reasonAgainstPair(meta, data);
@@ -400,20 +397,6 @@ function mend(
     file?.close();
     if (file !== null && file.bytesSaved === 0) Deno.removeSync(file.path);
   }
-}
-
-function undoIdentity(meta: BlockDevice, data: BlockDevice): UndoIdentity {
-  let fsid = "unknown";
-  try {
-    fsid = readSuperBlock(meta).hdr.fsid.toString(16).padStart(16, "0");
-  } catch (e) {
-    if (!(e instanceof FsError)) throw e;
-  }
-  return {
-    fsid,
-    superCrc: superCrc(meta),
-    devices: [meta, data].map(({ name, size }) => ({ name, size })),
-  };
 }
 
 function undo(

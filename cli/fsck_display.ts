@@ -12,7 +12,7 @@ import type { PathFinder } from "../fs/check/paths.ts";
 import { type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
 import { ProgressLine } from "./fsck_progress.ts";
 import { type CodeTally, Shown, Tally } from "./fsck_tally.ts";
-import { printError } from "./output.ts";
+import { tryPrintError } from "./output.ts";
 import { formatSize } from "./sizes.ts";
 
 /** What may be changed: nothing, what loses nothing, everything, or what the user says. */
@@ -288,9 +288,10 @@ export class Display {
     }
   }
 
+  /** A line on standard error, as on standard output. */
   #error(line: string): void {
     this.#line?.clear();
-    printError(line);
+    tryPrintError(line);
   }
 }
 

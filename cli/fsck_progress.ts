@@ -4,8 +4,8 @@
  */
 
 import type { Progress } from "../fs/check/check.ts";
+import { tryWriteError } from "./output.ts";
 
-const encoder = new TextEncoder();
 const INTERVAL_MS = 200;
 /** The pace is that of so many milliseconds. */
 const PACE_MS = 10_000;
@@ -27,8 +27,7 @@ export class ProgressLine {
 
   constructor(
     private readonly now: () => number = () => performance.now(),
-    private readonly write: (text: string) => void = (text) =>
-      void Deno.stderr.writeSync(encoder.encode(text)),
+    private readonly write: (text: string) => void = tryWriteError,
   ) {}
 
   /** `round`: of a repair, from 1 on. */

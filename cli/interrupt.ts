@@ -2,6 +2,7 @@
  * SIGINT, SIGTERM and SIGHUP while a volume is checked or mended: the process ends at once, whatever it
  * is doing, with e2fsck's status for that. It may do so because a repair can be cut off between any
  * two writes (fs/check/repair/round.ts); a file of an interrupted --undo is whole up to the last write.
+ * Taking a repair back is another matter: one that was interrupted must be done again.
  */
 
 /** Bits of the exit status. */
@@ -10,6 +11,8 @@ export const CANCELLED = 32;
 
 /** Index of the shared word that counts finished rounds of mending. */
 export const ROUNDS = 0;
+/** What it holds while a repair is being taken back. */
+export const UNDOING = -1;
 
 export interface Watch {
   readonly shared: Int32Array<SharedArrayBuffer>;
@@ -43,6 +46,11 @@ export class Interrupt {
   /** So many rounds of mending are finished. */
   roundsDone(n: number): void {
     Atomics.store(this.#shared, ROUNDS, n);
+  }
+
+  /** From now on a repair is being taken back: what that had made durable is overwritten. */
+  undoing(): void {
+    Atomics.store(this.#shared, ROUNDS, UNDOING);
   }
 
   close(): void {

@@ -5,7 +5,7 @@
 
 import { libc } from "../fs/sys/libc.ts";
 import { printError, printLine } from "./output.ts";
-import { CANCELLED, MENDED, ROUNDS, type Watch } from "./interrupt.ts";
+import { CANCELLED, MENDED, ROUNDS, UNDOING, type Watch } from "./interrupt.ts";
 
 /** The isolate's own side of a Worker. */
 const scope = self as unknown as {
@@ -17,14 +17,16 @@ scope.onmessage = ({ data: { shared, json } }) => {
   const end = (signal: string) => {
     const rounds = Atomics.load(shared, ROUNDS);
     const message = `interrupted by ${signal}: ` +
-      (rounds === 0
+      (rounds === UNDOING
+        ? "the volume may be restored in part: apply the same undo file again before anything else"
+        : rounds === 0
         ? "nothing was mended"
         : `${rounds} ${
           rounds === 1 ? "round" : "rounds"
         } of mending had been finished, run it again`);
     if (json) printLine(JSON.stringify({ record: "error", message }));
     else printError(`${Deno.stderr.isTerminal() ? "\r\x1b[K" : ""}fsck: ${message}`);
-    libc._exit(CANCELLED | (rounds > 0 ? MENDED : 0));
+    libc._exit(CANCELLED | (rounds !== 0 ? MENDED : 0));
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, () => end(signal));

@@ -9,7 +9,7 @@ import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { openDevice } from "../fs/sys/device.ts";
 import { CountLine } from "./count_line.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
-import { printError } from "./output.ts";
+import { tryPrintError } from "./output.ts";
 import { formatSize } from "./sizes.ts";
 
 export const command: CommandSpec = {
@@ -50,7 +50,7 @@ export const command: CommandSpec = {
             time: Math.floor(Date.now() / 1000),
             warn: (text) => {
               line.clear();
-              printError(text);
+              tryPrintError(text);
             },
             onBlock: (blocks) => line.show(blocks),
           });
@@ -60,7 +60,7 @@ export const command: CommandSpec = {
           const extra = result.unreferenced === 0
             ? ""
             : `, ${result.unreferenced} of them not referenced`;
-          printError(
+          tryPrintError(
             `${result.blocks} blocks${extra} in ${formatSize(result.bytes, " ")}${lost}`,
           );
         } finally {
@@ -99,8 +99,15 @@ function openOutput(path: string, force: boolean, sources: readonly string[]): O
   const making = old === null || old.isFile ? `${path}.part` : path;
   let file: Deno.FsFile;
   try {
-    file = Deno.openSync(making, { write: true, create: true, truncate: making !== path });
+    // Whatever has that name already, it may be what is to be dumped.
+    file = Deno.openSync(making, { write: true, createNew: making !== path });
   } catch (e) {
+    if (e instanceof Deno.errors.AlreadyExists) {
+      throw new FsError(
+        EEXIST,
+        `${making}: exists: another dump is being written, or one was cut short: remove it then`,
+      );
+    }
     throw failedTo(`write '${making}'`, errnoOf(e));
   }
   return {
@@ -136,7 +143,7 @@ function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): 
 
 function warnIfMounted(meta: Device): void {
   if (evidenceOfUse(meta).length > 0) {
-    printError(
+    tryPrintError(
       `${meta.name}: warning: the volume may be mounted; the dump of a volume that is changing can ` +
         `contradict itself`,
     );

@@ -25,6 +25,9 @@ export const command: CommandSpec = {
         }
         await useFastCrc32c();
         const force = options.force === true;
+        for (const path of [metaPath, ...(dataPath === undefined ? [] : [dataPath])]) {
+          if (isSameFile(path, file)) throw new FsError(EINVAL, `${path}: is the dump itself`);
+        }
         const input = openInput(file);
         const opened: BlockDevice[] = [], made: string[] = [];
         const line = new CountLine("restored");
@@ -67,6 +70,16 @@ function openInput(path: string): { readSync(into: Uint8Array): number | null; c
     return Deno.openSync(path);
   } catch (e) {
     throw failedTo(`open '${path}'`, errnoOf(e));
+  }
+}
+
+function isSameFile(a: string, b: string): boolean {
+  try {
+    const x = Deno.statSync(a), y = Deno.statSync(b);
+    return x.dev === y.dev && x.ino === y.ino;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return false;
+    throw failedTo(`open '${a}' and '${b}'`, errnoOf(e));
   }
 }
 

@@ -32,6 +32,22 @@ export function printError(line: string): void {
   writeAll(Deno.stderr, encoder.encode(line + "\n"));
 }
 
+/** A line on standard error, if anybody takes it: for work that must be finished in any case. */
+export function tryPrintError(line: string): void {
+  tryWriteError(line + "\n");
+}
+
+/** Text on standard error, if anybody takes it. */
+export function tryWriteError(text: string): void {
+  for (let rest = encoder.encode(text); rest.length > 0;) {
+    try {
+      rest = rest.subarray(Deno.stderr.writeSync(rest));
+    } catch (e) {
+      if (!(e instanceof Deno.errors.WouldBlock)) return;
+    }
+  }
+}
+
 /** Gathered text for standard output; `flush` writes what is left. */
 export class Output {
   #pieces: string[] = [];

@@ -74,7 +74,7 @@ export function dumpVolume(meta: Device, sink: Sink, options: DumpOptions): Dump
   const lost = sb.hdr.magic !== MAGIC_SUPER && !looksLikeSuper(sb);
   const all = lost || options.unreferenced === true;
   if (lost) {
-    const found = fsidOf(options.data) ?? commonFsid(meta);
+    const found = commonFsid(meta, fsidOf(options.data));
     if (found === null) throw new FsError(EINVAL, `${meta.name}: no ScoutFS super block found`);
     options.warn(`${meta.name}: no super block: all blocks of its filesystem are dumped`);
     // Nothing leads to the blocks: all are looked for.
@@ -187,8 +187,8 @@ function fsidOf(data: Device | undefined): bigint | null {
   }
 }
 
-/** The fsid that most blocks on the device carry; null if there are none. */
-function commonFsid(meta: Device): bigint | null {
+/** The fsid that most blocks on the device carry, or `wanted` if any does; null if there are none. */
+function commonFsid(meta: Device, wanted: bigint | null): bigint | null {
   const counts = new Map<bigint, number>();
   let best: bigint | null = null;
   scanBlocks(meta, Math.floor(meta.size / LG_SIZE), () => true, (_, bytes, v) => {
@@ -197,7 +197,7 @@ function commonFsid(meta: Device): bigint | null {
     counts.set(fsid, count);
     if (best === null || count > (counts.get(best) ?? 0)) best = fsid;
   }, () => {});
-  return best;
+  return wanted !== null && counts.has(wanted) ? wanted : best;
 }
 
 /** A super block with a damaged magic still says its place and references something. */

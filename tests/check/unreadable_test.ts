@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { LG_SIZE, QUORUM_BLKNO, SM_SIZE, SUPER_BLKNO } from "../../format/constants.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { evidenceOfUse } from "../../fs/check/in_use.ts";
-import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
+import { applyUndo, UndoDevice, UndoFile, undoIdentity } from "../../fs/check/repair/undo.ts";
 import type { Device } from "../../fs/device.ts";
 import { dumpVolume } from "../../fs/dump/dump.ts";
 import { DeviceError } from "../../fs/errors.ts";
@@ -95,11 +95,7 @@ Deno.test("unreadable: a page that is overwritten is not saved, its neighbours a
     };
     meta.write(fill(1), 32 * SM_SIZE);
     const dev = withBadPages(meta, [33]);
-    const file = new UndoFile(`${dir}/u`, {
-      fsid: "0",
-      superCrc: superCrc(dev),
-      devices: [meta, data],
-    });
+    const file = new UndoFile(`${dir}/u`, undoIdentity(meta, data));
     new UndoDevice(dev, file, 0).write(fill(2), 32 * SM_SIZE);
     file.end();
     file.close();

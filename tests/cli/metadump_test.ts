@@ -47,6 +47,24 @@ Deno.test("metadump and metarestore: a volume there and back, and what is refuse
     const checked = scoutfs(dir, "fsck", "-n", "meta2", "data2");
     assert.equal(checked.code, 0, checked.out + checked.err);
 
+    // The name that a dump has until it is whole may be anything's.
+    Deno.copyFileSync(`${dir}/meta`, `${dir}/copy.part`);
+    const own = scoutfs(dir, "metadump", "copy.part", "copy");
+    assert.equal(own.code, 1);
+    assert.match(
+      own.err,
+      /^copy.part: exists: another dump is being written, or one was cut short/,
+    );
+    assert.deepEqual(Deno.readFileSync(`${dir}/copy.part`), Deno.readFileSync(`${dir}/meta`));
+    const dumpBytes = Deno.readFileSync(`${dir}/dump`);
+    for (const targets of [["dump"], ["made", "dump"]]) {
+      const onto = scoutfs(dir, "metarestore", "-f", "dump", ...targets);
+      assert.equal(onto.code, 1);
+      assert.match(onto.err, /^dump: is the dump itself\n/);
+    }
+    assert.deepEqual(Deno.readFileSync(`${dir}/dump`), dumpBytes);
+    assert.ok(!exists(`${dir}/made`));
+
     const over = scoutfs(dir, "metarestore", "dump", "meta2");
     assert.equal(over.code, 1);
     assert.match(over.err, /^meta2: appears to contain a ScoutFS filesystem: -f overwrites it\n/);

@@ -12,6 +12,7 @@ import { FsError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { SystemRandom } from "../../fs/sys/clock.ts";
 import { healthyVolume } from "../fsck/repair_support.ts";
+import { makeSample } from "../fsck/sample.ts";
 
 const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
 
@@ -61,6 +62,8 @@ Deno.test("dump: without either super block the filesystem is the one of most bl
   wipeSuper(meta);
   wipeSuper(data);
   assert.ok(dumped(meta).file.length > 20_000);
+  // Of a data device of another volume nothing is on the metadata device.
+  assert.ok(dumped(meta, makeSample().data).file.length > 20_000);
   assert.throws(() => dumped(new MemDevice(64 << 20, { name: "blank" })), FsError);
 });
 

@@ -17,7 +17,7 @@ import { isSound } from "../../fs/check/check.ts";
 import { evidenceOfUse } from "../../fs/check/in_use.ts";
 import { ChangedError, FixedArea } from "../../fs/check/repair/fixed_area.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
-import { applyUndo, superCrc, UndoDevice, UndoFile } from "../../fs/check/repair/undo.ts";
+import { applyUndo, UndoDevice, UndoFile, undoIdentity } from "../../fs/check/repair/undo.ts";
 import { EBUSY } from "../../format/errno.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
 import { copyOf, healthyVolume, repairOptions, Surgeon, type Volume } from "./repair_support.ts";
@@ -170,11 +170,7 @@ Deno.test("changed meanwhile: a repair is not undone under a mount", async () =>
   const dir = await Deno.makeTempDir({ prefix: "undo-" });
   try {
     const v = await damagedVolume(), before = images(v), path = `${dir}/u`;
-    const file = new UndoFile(path, {
-      fsid: "0",
-      superCrc: superCrc(v.meta),
-      devices: [v.meta, v.data],
-    });
+    const file = new UndoFile(path, undoIdentity(v.meta, v.data));
     const { after } = repairVolume(
       new UndoDevice(v.meta, file, 0),
       new UndoDevice(v.data, file, 1),
@@ -203,11 +199,7 @@ Deno.test("changed meanwhile: a mount that begins in the midst of undoing much i
   try {
     const { meta } = copyOf(await healthyVolume()), piece = 8 << 20, pieces = 10;
     const data = new MemDevice(pieces * piece), path = `${dir}/u`;
-    const file = new UndoFile(path, {
-      fsid: "0",
-      superCrc: superCrc(meta),
-      devices: [meta, data],
-    });
+    const file = new UndoFile(path, undoIdentity(meta, data));
     for (let i = 0; i < pieces; i++) file.save(1, new Uint8Array(piece), i * piece);
     file.end();
     file.close();

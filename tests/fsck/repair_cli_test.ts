@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../fs/sys/device.ts";
 import type { Device } from "../../fs/device.ts";
 import { healthyVolume, manifest, Surgeon } from "./repair_support.ts";
-import { wipe } from "./supers_support.ts";
+import { editSuper, wipe } from "./supers_support.ts";
 
 const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
 const text = (b: Uint8Array): string => new TextDecoder().decode(b);
@@ -45,6 +45,18 @@ Deno.test("fsck: mends, undoes, and says so with its exit status", async () => {
     assert.equal(mended.code, 1, mended.out + mended.err);
     assert.equal((await fsck("-n", meta, data)).code, 0);
 
+    // Another device of the same size, with a super block that the repair did not see.
+    const other = `${dir}/other`;
+    await Deno.copyFile(data, other);
+    const sb = openDevice(other, { write: true });
+    editSuper(sb, (_, block) => block.hdr.seq += 5n, true);
+    sb.close();
+    const foreign = await Deno.readFile(other);
+    const refused = await fsck("--undo-apply", `${undo}2`, meta, other);
+    assert.equal(refused.code, 8, refused.out);
+    assert.match(refused.err, /other has been changed since that repair/);
+    assert.deepEqual(await Deno.readFile(other), foreign);
+
     for (const file of [`${undo}2`, undo]) {
       const applied = await fsck("--undo-apply", file, meta, data);
       assert.equal(applied.code, 0, applied.err);
@@ -53,6 +65,8 @@ Deno.test("fsck: mends, undoes, and says so with its exit status", async () => {
     assert.deepEqual(await Deno.readFile(data), v.data.toImage());
     assert.equal((await fsck("--undo-apply", undo, data, meta)).code, 8, "swapped devices");
     assert.equal((await fsck("-p", "-y", meta, data)).code, 16);
+    assert.equal((await fsck("--undo", "x", "--undo-apply", undo, meta, data)).code, 16);
+    assert.match((await fsck("--undo-apply", dir, meta, data)).err, /this is no undo file/);
   } finally {
     await Deno.remove(dir, { recursive: true });
   }

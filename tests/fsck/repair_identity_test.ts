@@ -325,3 +325,34 @@ Deno.test("identity: a volume without both super blocks can be mounted again", a
   }
   assert.ok(meta.size > LG_SIZE);
 });
+
+Deno.test("identity: a damaged super block that names another volume is not taken over", async () => {
+  const v = copyOf(await healthyVolume());
+  editSuper(v.data, (raw, sb) => {
+    sb.hdr.fsid ^= 0x5a5a_5a5a_5a5a_5a5an;
+    sb.uuid.fill(0x93);
+    raw[700]! ^= 1;
+  });
+  mustRefuse(v, /damaged super block is another volume's/);
+  // Without any data in files a device that holds something may be anybody's.
+  const m = await newLocalFs({ fmtVers: 2 });
+  await m.unmount();
+  const { meta, data } = m.cluster;
+  const foreign = new MemDevice(data.size), junk = new Uint8Array(SM_SIZE).fill(0x5b);
+  for (let i = 0; i < 64; i++) foreign.write(junk, i * SM_SIZE);
+  mustRefuse({ meta, data: foreign }, /no file has data, and the device is not empty/);
+});
+
+Deno.test("identity: what is asked about the sizes in a super block is heeded", () => {
+  const v = makeSample(), asked: string[] = [];
+  editSuper(v.meta, (_, sb) => sb.totalDataBlocks = 4000, true);
+  const before = v.meta.toImage();
+  const ask = (code: string) => {
+    asked.push(code);
+    return false;
+  };
+  const { commits } = repairVolume(v.meta, v.data, { ...repairOptions(), ask });
+  assert.equal(commits, 0);
+  assert.ok(asked.length > 0);
+  assert.deepEqual(v.meta.toImage(), before);
+});

@@ -144,6 +144,12 @@ function proofOfDevice(
     return refuse(`the data device has ${blocks} blocks, the volume ${fieldU64(sb, 104)}`);
   }
   if (trusted) return proven("the data device was said to be the right one");
+  if (namesVolume(other)) {
+    return refuse(
+      "the data device's damaged super block is another volume's; if the device is this one's, " +
+        "--trust-data-device says so",
+    );
+  }
   if (fieldU64(sb, 96) === fieldU64(other, 96) && fieldU64(sb, 104) === fieldU64(other, 104)) {
     return proven("the sizes in its damaged super block are the volume's");
   }
@@ -155,16 +161,23 @@ function proofOfDevice(
     return refuse(`the data device holds something else: ${signature.type}`);
   }
   const { sampled, filled } = sampleData(meta, data, sb, random);
-  if (sampled === 0 || filled * 2 > sampled) {
+  // Where no file has data a device that nothing has been written to is as good as any.
+  if (sampled === 0 ? isZero(raw, 0, SM_SIZE) : filled * 2 > sampled) {
     return proven(`${filled} of ${sampled} extents of files that were looked at hold data`);
   }
   return refuse(
-    `nothing shows that the data device is the volume's: ${
-      sampled - filled
-    } of ${sampled} extents ` +
-      "of files that were looked at are empty; if it is, --trust-data-device says so",
+    "nothing shows that the data device is the volume's: " +
+      (sampled === 0
+        ? "no file has data, and the device is not empty"
+        : `${sampled - filled} of ${sampled} extents of files that were looked at are empty`) +
+      "; if it is, --trust-data-device says so",
   );
 }
+
+/** Whether a damaged super block still says which volume it is of, whole in all that says it. */
+const namesVolume = (sb: SuperBlock): boolean =>
+  sb.hdr.magic === MAGIC_SUPER && fieldU64(sb, 24) === SUPER_BLKNO && sb.hdr.fsid !== 0n &&
+  sb.uuid.some((b) => b !== 0);
 
 function sameSlots(a: SuperBlock, b: SuperBlock): boolean {
   const slots = (s: SuperBlock) =>

@@ -214,7 +214,7 @@ class Repair {
       }
       if (result.cx === null || result.items === null) return done();
       if (isSound(after) && !needsRecovery(result)) {
-        if (!after.cleanlyUnmounted) {
+        if (!after.cleanlyUnmounted && this.#mayRecover()) {
           for (const slot of closeSlots(this.meta)) {
             this.options.log?.(`quorum slot ${slot} was marked as ended`);
           }

@@ -36,6 +36,9 @@ const SUPER_CODES: ReadonlySet<ProblemCode> = new Set<ProblemCode>([
   "super-pair",
 ]);
 
+/** What a total in the super block that is too small makes of what is there. */
+const BEYOND: readonly ProblemCode[] = ["ref-range", "extent-range", "extent-outside"];
+
 const LOST = "the root of fs_root is lost";
 
 export interface SuperOptions extends RebuildOptions {
@@ -98,6 +101,8 @@ export function mendSuperBlocks(meta: Device, data: Device, options: SuperOption
   };
   const wrong = findings.problems.filter(({ code }) => SUPER_CODES.has(code) && may(code));
   if (wrong.length === 0) {
+    const beyond = BEYOND.filter((code) => report.counts.has(code));
+    if (!beyond.every((code) => may(code))) return NONE;
     return mendTotals(meta, data, report, options)
       ? done(["its sizes were less than what the volume uses"])
       : NONE;

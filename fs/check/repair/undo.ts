@@ -18,10 +18,12 @@ import { SM_SIZE, SUPER_BLKNO } from "../../../format/constants.ts";
 import { EEXIST, EINVAL, EIO } from "../../../format/errno.ts";
 import type { Device } from "../../device.ts";
 import { assert, DeviceError, FsError } from "../../errors.ts";
+import { readSuperBlock } from "../../volume.ts";
+import { hex16 } from "../raw.ts";
 import { FixedArea } from "./fixed_area.ts";
 
 const PAGE = 4096;
-const MAGIC = "scoutfs-undo-2";
+const MAGIC = "scoutfs-undo-3";
 const SUPER_OFF = SUPER_BLKNO * SM_SIZE;
 /** So much of a device's name fits into the header, however it is escaped. */
 const NAME = 250;
@@ -38,10 +40,31 @@ const FLUSH_BYTES = 64 << 20;
 export interface UndoIdentity {
   /** 16 hexadecimal digits; what the metadata super block said, "unknown" if it could not be read. */
   readonly fsid: string;
-  /** Checksum of the metadata device's super block before the repair (`superCrc`). */
-  readonly superCrc: number;
-  /** Names and bytes of the two devices, metadata first. */
-  readonly devices: readonly { readonly name: string; readonly size: number }[];
+  /**
+   * The two devices, metadata first: names, bytes, and the checksums of their super blocks before the
+   * repair (`superCrc`).
+   */
+  readonly devices: readonly {
+    readonly name: string;
+    readonly size: number;
+    readonly superCrc: number;
+  }[];
+}
+
+/** Which volume is about to be mended. */
+export function undoIdentity(meta: Device, data: Device): UndoIdentity {
+  let fsid = "unknown";
+  try {
+    fsid = hex16(readSuperBlock(meta).hdr.fsid);
+  } catch (e) {
+    if (!(e instanceof FsError)) throw e;
+  }
+  const devices = [meta, data].map((dev) => ({
+    name: dev.name,
+    size: dev.size,
+    superCrc: superCrc(dev),
+  }));
+  return { fsid, devices };
 }
 
 /** Collects the old contents of both devices of one repair. */
@@ -62,7 +85,7 @@ export class UndoFile {
       }
       throw new FsError(EINVAL, `${path}: ${e instanceof Error ? e.message : e}`);
     }
-    const devices = identity.devices.map(({ name, size }) => ({ name: name.slice(-NAME), size }));
+    const devices = identity.devices.map((dev) => ({ ...dev, name: dev.name.slice(-NAME) }));
     this.#write(page(JSON.stringify({ magic: MAGIC, ...identity, devices }) + "\n"));
     this.#file.syncSync();
   }
@@ -75,9 +98,9 @@ export class UndoFile {
     this.bytesSaved += old.length;
   }
 
-  /** The metadata device is about to get a super block with this checksum. */
-  noteSuper(crc: number): void {
-    this.#write(recordHead(NEW_SUPER, 0, 0, SUPER_OFF, crc));
+  /** Device `index` is about to get a super block with this checksum. */
+  noteSuper(index: number, crc: number): void {
+    this.#write(recordHead(NEW_SUPER, index, 0, SUPER_OFF, crc));
     this.#file.syncDataSync();
   }
 
@@ -144,15 +167,15 @@ export class UndoDevice implements Device {
   }
   write(buf: Uint8Array, off: number): void {
     this.#save(off, buf.length);
-    if (this.index === 0 && off <= SUPER_OFF && off + buf.length >= SUPER_OFF + SM_SIZE) {
-      this.file.noteSuper(crc32c(buf, SUPER_OFF - off, SM_SIZE));
+    if (off <= SUPER_OFF && off + buf.length >= SUPER_OFF + SM_SIZE) {
+      this.file.noteSuper(this.index, crc32c(buf, SUPER_OFF - off, SM_SIZE));
     }
     this.dev.write(buf, off);
   }
   writev(bufs: readonly Uint8Array[], off: number): void {
     let len = 0;
     for (const b of bufs) len += b.length;
-    assert(this.index !== 0 || off >= SUPER_OFF + SM_SIZE, "a super block is written by itself");
+    assert(off >= SUPER_OFF + SM_SIZE, "a super block is written by itself");
     this.#save(off, len);
     this.dev.writev(bufs, off);
   }
@@ -216,21 +239,22 @@ export function applyUndo(
   const refuse = (why: string) => new FsError(EINVAL, `${path}: ${why}`);
   const file = new UndoReader(path);
   try {
-    const supers = new Set([checkIdentity(path, file.header(), devices)]);
+    const supers = checkIdentity(path, file.header(), devices).map((crc) => new Set([crc]));
     // All of the file is known good before anything is written.
     let restored = 0, unfinished = true;
     file.forEach(({ kind, index, off, crc, bytes }) => {
       unfinished = kind !== END;
-      if (kind === NEW_SUPER) supers.add(crc);
+      if (kind === NEW_SUPER) supers[index]?.add(crc);
       if (kind !== OLD_BYTES) return;
       const dev = devices[index];
       if (dev === undefined || off + bytes.length > dev.size) {
         throw refuse("a record lies outside the devices");
       }
     });
-    if (!force && !supers.has(superCrc(meta))) {
+    for (const [i, dev] of devices.entries()) {
+      if (force || supers[i]?.has(superCrc(dev)) === true) continue;
       throw refuse(
-        `${meta.name} has been changed since that repair: it was mounted or mended, or is another ` +
+        `${dev.name} has been changed since that repair: it was mounted or mended, or is another ` +
           "volume's; --force restores it all the same",
       );
     }
@@ -266,12 +290,12 @@ export function applyUndo(
   }
 }
 
-/** The checksum of the metadata device's super block, whatever it holds. */
-export function superCrc(meta: Device): number {
-  if (meta.size < SUPER_OFF + SM_SIZE) return 0;
-  const block = meta.allocBuffer(SM_SIZE);
+/** The checksum of a device's super block, whatever it holds. */
+export function superCrc(dev: Device): number {
+  if (dev.size < SUPER_OFF + SM_SIZE) return 0;
+  const block = dev.allocBuffer(SM_SIZE);
   try {
-    meta.read(block, SUPER_OFF);
+    dev.read(block, SUPER_OFF);
   } catch (e) {
     if (e instanceof FsError) return 0; // It cannot be read: as good as none.
     throw e;
@@ -279,8 +303,12 @@ export function superCrc(meta: Device): number {
   return crc32c(block);
 }
 
-/** Checks that a file is about these devices; the checksum of the super block before the repair. */
-function checkIdentity(path: string, head: Uint8Array | null, devices: readonly Device[]): number {
+/** Checks that a file is about these devices; the checksums of their super blocks before the repair. */
+function checkIdentity(
+  path: string,
+  head: Uint8Array | null,
+  devices: readonly Device[],
+): number[] {
   const refuse = (why: string) => new FsError(EINVAL, `${path}: ${why}`);
   let parsed: unknown;
   try {
@@ -292,15 +320,14 @@ function checkIdentity(path: string, head: Uint8Array | null, devices: readonly 
   if (typeof parsed !== "object" || parsed === null || !("magic" in parsed)) {
     throw refuse("this is no undo file");
   }
-  const { magic, devices: sizes, superCrc } = parsed as Record<string, unknown>;
-  if (magic !== MAGIC || !Array.isArray(sizes) || typeof superCrc !== "number") {
-    throw refuse("this is no undo file");
-  }
-  devices.forEach((dev, i) => {
-    const size = (sizes[i] as { size?: unknown } | undefined)?.size;
+  const { magic, devices: saved } = parsed as Record<string, unknown>;
+  if (magic !== MAGIC || !Array.isArray(saved)) throw refuse("this is no undo file");
+  return devices.map((dev, i) => {
+    const { size, superCrc } = Object(saved[i]) as Record<string, unknown>;
+    if (typeof superCrc !== "number") throw refuse("this is no undo file");
     if (size !== dev.size) throw refuse(`${dev.name} is not a device that it is about`);
+    return superCrc;
   });
-  return superCrc;
 }
 
 interface UndoRecord {
@@ -316,7 +343,11 @@ class UndoReader {
   readonly #file: Deno.FsFile;
 
   constructor(private readonly path: string) {
-    this.#file = this.#guard(() => Deno.openSync(path, { read: true }));
+    this.#file = this.#guard(() => {
+      // Opening a pipe would wait for somebody to write to it.
+      if (!Deno.statSync(path).isFile) throw new Error("this is no undo file");
+      return Deno.openSync(path, { read: true });
+    });
   }
 
   close(): void {
