@@ -87,6 +87,12 @@ while [ "$left" -gt 0 ]; do
   *) set -- "$@" "$word" ;;
   esac
 done
+for file in ${programFiles().map(quote).join(" ")}; do
+  [ -r "$file" ] && continue
+  # The runtime would end with 1, which says that the volume was mended.
+  echo "fsck.scoutfs: $file cannot be read" >&2
+  exit 128
+done
 exec ${program} fsck "$@"
 `;
 }
@@ -97,6 +103,9 @@ const quote = (word: string): string => `'${word.replaceAll("'", `'\\''`)}'`;
 function thisProgram(): string {
   return programWords().map(quote).join(" ");
 }
+
+/** What must be there for the program to run. */
+const programFiles = (): string[] => programWords().filter((word) => word.startsWith("/"));
 
 function programWords(): string[] {
   if (Deno.build.standalone) return [Deno.execPath()];

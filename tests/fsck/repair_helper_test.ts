@@ -79,6 +79,13 @@ Deno.test("fsck.scoutfs: the installed helper checks and mends by one device", a
     assert.equal(mended.code, 1, mended.out);
     assert.equal((await run(helper, "-p", data)).code, 0);
 
+    // Without the program nothing was checked, and least of all mended.
+    const script = await Deno.readTextFile(helper), lost = `${dir}/lost`;
+    await Deno.writeTextFile(lost, script.replaceAll(MAIN, `${dir}/gone.ts`), { mode: 0o755 });
+    const without = await run(lost, "-a", data);
+    assert.equal(without.code, 128, without.out);
+    assert.match(without.out, /gone.ts cannot be read/);
+
     // A volume that is in use is left alone, -f or not.
     const running = openDevice(meta, { write: true });
     const block = running.allocBuffer(4096);
