@@ -685,8 +685,8 @@ export const PROBLEMS = {
     "error",
     "inode {ino}: attribute {hash}.{id}: {why}",
     "lossy",
-    "If all its parts are there padding is zeroed, it is filed under the hash of its name, and version and " +
-      "permissions of an ACL are corrected. Else it is removed; with an access ACL the mode's rights of " +
+    "If all its parts are there padding is zeroed, it is filed under the hash of its name, a wrong length " +
+      "of the name and length, version and permissions of an ACL are corrected. Else it is removed; with an access ACL the mode's rights of " +
       "the group go.",
   ),
   "xattr-name-twice": kind(

@@ -238,6 +238,18 @@ const WHOLE: readonly {
     attr: ACL,
     damage: (s, keys) => s.insertItem(underOther(keys[0]!), s.value(keys[0]!)!),
   },
+  ...[ACL, "user.big"].map((attr) => ({
+    name: `the length of the name ${attr}`,
+    path: "file0",
+    attr,
+    damage: (s: Surgeon, keys: Key[]) => void s.editItem(keys[0]!, (val) => val[2]! ^= 4),
+  })),
+  ...["a", "a/b"].map((path) => ({
+    name: `the length of the ACL of ${path}`,
+    path,
+    attr: DEFAULT_ACL,
+    damage: (s: Surgeon, keys: Key[]) => void s.editItem(keys[0]!, (val) => val[0]! ^= 1),
+  })),
   {
     name: "the version of an ACL",
     path: "a",
@@ -291,8 +303,8 @@ Deno.test("fsck: an ACL with which no mount can work is found", async () => {
 Deno.test("repair: where an access ACL is lost the group's rights are not more than they were", async () => {
   const damages: readonly [string, string, (s: Surgeon, key: Key) => void][] = [
     ["file0", "xattr", (s, key) => void s.editItem(key, (val) => val[8 + ACL.length + 4] = 64)],
-    ["file0", "xattr", (s, key) => void s.editItem(key, (val) => val[0]! ^= 1)],
-    ["file0", "xattr", (s, key) => void s.editItem(key, (val) => val[2] = 255)],
+    ["file0", "xattr", (s, key) => void s.replaceItem(key, s.value(key)!.subarray(0, 71))],
+    ["file0", "xattr", (s, key) => void s.replaceItem(key, s.value(key)!.subarray(0, 9))],
     ["a/b/c", "xattr-headless", (s, key) => void s.removeItem(key)],
   ];
   for (const [path, code, damage] of damages) {

@@ -2,7 +2,12 @@
  * Mending extended attributes (01 §15.4): of what is broken, or there twice, the rest is kept.
  */
 
-import { TYPE_XATTR, XATTR_PART_SIZE, ZONE_FS } from "../../../format/constants.ts";
+import {
+  TYPE_XATTR,
+  XATTR_MAX_NAME_LEN,
+  XATTR_PART_SIZE,
+  ZONE_FS,
+} from "../../../format/constants.ts";
 import { bytesEqual } from "../../../format/bytes.ts";
 import { xattrNameHash } from "../../../format/hash.ts";
 import { Key } from "../../../format/key.ts";
@@ -21,7 +26,8 @@ interface Part {
 
 /**
  * Removes a broken attribute, unless all its parts are there: then its padding is zeroed, it is filed
- * under the hash of its name, and an ACL gets what all ACLs have.
+ * under the hash of its name, a length gets right that this hash or an ACL proves, and an ACL gets what
+ * all ACLs have.
  */
 export function removeXattr(s: FixScope, ino: number, hash: number, id: number): boolean {
   if (!s.lossy) return false;
@@ -30,7 +36,7 @@ export function removeXattr(s: FixScope, ino: number, hash: number, id: number):
   const reported = ofId.filter(({ key }) => key.secondLo === hash);
   const readable = reported.filter((part) => isUnder(part, hash));
   // An id is that of one attribute: a part under another hash is one of its parts.
-  const parts = [readable, reported, ofId].find(isWhole);
+  const parts = [readable, reported, ofId, withRightLength(readable, hash)].find(isWhole);
   const mended = parts === undefined ? null : mendedXattr(parts, hash);
   if (parts === undefined || mended === null) {
     if (isWhole(ofId.filter((part) => !reported.includes(part)))) {
@@ -76,6 +82,35 @@ function isWhole(parts: readonly Part[]): boolean {
   return missing === 0;
 }
 
+/**
+ * The parts with the length of the name that they leave, if the hash is that of such a name, or with the
+ * length of the value that they leave, if that is an ACL: one that is cut off is none.
+ */
+function withRightLength(parts: readonly Part[], hash: number): readonly Part[] {
+  const [head, ...rest] = inOrder(parts);
+  if (head === undefined || head.val.length < HEADER) return parts;
+  const bytes = joined(parts), val = head.val.slice(), v = viewOf(val);
+  const nameLen = bytes.length - HEADER - v.getUint16(0, true);
+  if (nameLen > 0 && nameLen <= XATTR_MAX_NAME_LEN && HEADER + nameLen <= val.length) {
+    if (xattrNameHash(val.subarray(HEADER, HEADER + nameLen)) === hash) val[2] = nameLen;
+  }
+  const end = HEADER + val[2]!, value = bytes.subarray(end);
+  if (isAclXattr(val.subarray(HEADER, end)) && value.length > 0 && isAclValue(value)) {
+    v.setUint16(0, value.length, true);
+  }
+  return [{ key: head.key, val }, ...rest];
+}
+
+function joined(parts: readonly Part[]): Uint8Array {
+  const bytes = new Uint8Array(parts.reduce((n, { val }) => n + val.length, 0));
+  let at = 0;
+  for (const { val } of inOrder(parts)) {
+    bytes.set(val, at);
+    at += val.length;
+  }
+  return bytes;
+}
+
 const inOrder = (parts: readonly Part[]): Part[] =>
   [...parts].sort((a, b) => a.key.fourth - b.key.fourth);
 
@@ -84,8 +119,7 @@ function mendedXattr(
   parts: readonly Part[],
   hash: number,
 ): { name: Uint8Array; bytes: Uint8Array } | null {
-  const bytes = new Uint8Array(parts.reduce((n, { val }) => n + val.length, 0));
-  for (const { key, val } of parts) bytes.set(val, key.fourth * XATTR_PART_SIZE);
+  const bytes = joined(parts);
   bytes.fill(0, 3, HEADER);
   const name = bytes.subarray(HEADER, HEADER + bytes[2]!);
   const value = bytes.subarray(HEADER + name.length);
