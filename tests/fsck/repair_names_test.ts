@@ -10,7 +10,8 @@ import { backrefKey, Dirent, direntKey, inodeKey, readdirKey } from "../../forma
 import { Key } from "../../format/key.ts";
 import { forEachItem } from "../../fs/btree.ts";
 import { repairVolume } from "../../fs/check/repair/repair.ts";
-import { create } from "../../fs/ops/names.ts";
+import { create, link, symlink } from "../../fs/ops/names.ts";
+import { setXattr } from "../../fs/ops/xattr.ts";
 import { newLocalFs } from "../helpers/local_fs.ts";
 import { entryFinder, type StoredEntry } from "./item_cases.ts";
 import {
@@ -236,3 +237,70 @@ Deno.test("repair: a directory without inode and backref keeps its name", async 
   const now = manifest(p.v.meta, p.v.data);
   assert.deepEqual([...now.keys()].sort(), [...p.healthy.keys()].sort());
 });
+
+Deno.test("repair: it is said that a file without a name, which counts none, will go", async () => {
+  const p = await patient(), e = p.entry("a/file4"), lines: string[] = [];
+  for (const key of [e.dirent, e.readdir, e.backref]) p.s.removeItem(key);
+  p.s.editInode(e.ino, (i) => i.nlink = 0);
+  const log = (line: string) => void lines.push(line);
+  mustMend(p.v, p.healthy, ["orphan-missing"], ["/a/file4"], { ...repairOptions(), log });
+  assert.deepEqual(lines, [
+    `inode ${e.ino} counts no names and has none: the next mount removes it`,
+  ]);
+});
+
+Deno.test("repair: a root with a wrong mode is not moved", async () => {
+  for (const wrong of [0o100755, 0o010755]) {
+    const p = await patient(), lines: string[] = [];
+    p.s.editInode(1, (i) => i.mode = wrong);
+    const log = (line: string) => void lines.push(line);
+    mustMend(p.v, p.healthy, ["root-inode"], [], { ...repairOptions(), log });
+    assert.deepEqual(lines, []);
+  }
+});
+
+/** An inode of `made` type with a name or two; its mode becomes `wrong`. */
+async function mistyped(made: number, rdev: number, wrong: number, links = 1): Promise<void> {
+  const m = await newLocalFs({ fmtVers: 2 });
+  const ino = made === 0o120777
+    ? await m.run((op, fs) => symlink(op, fs, 1, bytes("name"), bytes("target")))
+    : await m.run((op, fs) => create(op, fs, 1, bytes("name"), made, rdev));
+  if (links > 1) await m.run((op, fs) => link(op, fs, ino, 1, bytes("other")));
+  await m.run((op, fs) => setXattr(op, fs, ino, bytes("user.a"), bytes("value"), 0));
+  m.fs.refs.forget(ino, 1);
+  await m.sync();
+  await m.unmount();
+  const v = { meta: m.cluster.meta.snapshot(), data: m.cluster.data.snapshot(), inos: new Map() };
+  const healthy = manifest(v.meta, v.data);
+  new Surgeon(v.meta).editInode(ino, (i) => i.mode = wrong);
+  for (const mode of ["safe", "all"] as const) {
+    const q = { ...v, meta: v.meta.snapshot(), data: v.data.snapshot() };
+    // What needs -y is left as it is by -p.
+    if (mode === "safe" && repairVolume(q.meta, q.data, repairOptions(mode)).commits === 0) {
+      continue;
+    }
+    mustMend(q, healthy, [], [], repairOptions(mode));
+  }
+}
+
+for (
+  const [what, made, rdev, wrong] of [
+    ["a file becomes a symlink", 0o100644, 0, 0o120644],
+    ["a file becomes a socket", 0o100644, 0, 0o140644],
+    ["a file becomes a directory", 0o100644, 0, 0o040644],
+    ["a directory becomes a block device", 0o040755, 0, 0o060755],
+    ["a directory becomes a socket", 0o040755, 0, 0o140755],
+    ["a directory becomes a file", 0o040755, 0, 0o100755],
+    ["a symlink becomes a file", 0o120777, 0, 0o100777],
+    ["a symlink becomes a block device", 0o120777, 0, 0o060777],
+    ["a character device becomes a block device", 0o020600, 0x103, 0o060600],
+    ["a character device becomes a fifo", 0o020600, 0x103, 0o010600],
+    ["a fifo becomes a character device", 0o010600, 0, 0o020600],
+    ["a socket becomes a file", 0o140755, 0, 0o100755],
+  ] as const
+) {
+  Deno.test(`repair: a mode that all names contradict: ${what}`, async () => {
+    await mistyped(made, rdev, wrong);
+    if (made !== 0o040755) await mistyped(made, rdev, wrong, 2);
+  });
+}

@@ -45,6 +45,7 @@ import {
   fixRootInode,
   remakeDirectory,
   remakeInode,
+  restoreNamedType,
   restoreType,
 } from "./fixers_inodes.ts";
 import { giveUp } from "./fixers_give_up.ts";
@@ -92,8 +93,12 @@ export class Fixers {
         return s.setOrRemove(key, code === "index-missing");
       }
       case "orphan-missing":
+        if (entries.backrefs(ino, 1).length === 0) {
+          s.notes.push(`inode ${ino} counts no names and has none: the next mount removes it`);
+        }
+        return s.setOrRemove(orphanKey(ino), true);
       case "orphan-extra":
-        return s.setOrRemove(orphanKey(ino), code === "orphan-missing");
+        return s.setOrRemove(orphanKey(ino), false);
       case "indx-missing":
       case "indx-extra": {
         const key = indxKey(text(values, "key"));
@@ -120,7 +125,7 @@ export class Fixers {
       case "entry-value":
         return fixEntryValue(s, text(values, "key"));
       case "entry-type":
-        return fixEntryType(s, ino, num(values, "dir"));
+        return restoreNamedType(s, ino) || fixEntryType(s, ino, num(values, "dir"));
       case "dir-pos-twice":
         return entries.spread(num(values, "dir"), num(values, "pos"));
       case "dir-name-twice":
@@ -141,7 +146,8 @@ export class Fixers {
       case "extents-missing":
         return fixBlockCount(s, ino, text(values, "field"), num(values, "found"));
       case "inode-field":
-        return fixInodeField(s, ino, text(values, "field"));
+        return values["field"] === "rdev" && restoreNamedType(s, ino) ||
+          fixInodeField(s, ino, text(values, "field"));
       case "inode-length":
         return s.edit(ino, () => {});
       case "inode-next-ino":
@@ -170,7 +176,7 @@ export class Fixers {
         return s.isOf(ino, S_IFREG) || restoreType(s, ino, S_IFREG) ||
           s.loseRange(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT, "extents of what is no file");
       case "symlink":
-        return fixSymlink(s, ino);
+        return restoreNamedType(s, ino) || fixSymlink(s, ino);
       case "extent-item":
         return fixExtentItem(s, ino, num(values, "end"), num(values, "count"));
       case "extent-outside":

@@ -14,6 +14,7 @@ import { direntHash } from "../../../format/hash.ts";
 import { backrefKey, Dirent, direntKey, readdirKey } from "../../../format/items.ts";
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
+import { isDirMode } from "./entries.ts";
 import { type FixScope } from "./fixers_scope.ts";
 import { parseKey } from "./item_patch.ts";
 
@@ -88,6 +89,8 @@ export function fixParents(s: FixScope, ino: number): boolean {
   const keep = ino === ROOT_INO ? 0 : 1;
   const inode = s.patch.peekInode(ino);
   if (inode === null) return false;
+  // This round has found that it is none.
+  if (!isDirMode(inode.mode)) return true;
   if (inode.nlink === 0 && names.length > 0) {
     return s.edit(ino, (i) => i.nlink = 2);
   }

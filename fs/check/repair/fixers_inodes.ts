@@ -32,6 +32,14 @@ import { isExact, rawU64, viewOf } from "../raw.ts";
 import { entryType, isDirMode } from "./entries.ts";
 import { type FixScope, LAST_NUMBER, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
+const S_IFIFO = 0o010000;
+const S_IFCHR = 0o020000;
+const S_IFBLK = 0o060000;
+const S_IFSOCK = 0o140000;
+const FORMATS = [S_IFIFO, S_IFCHR, S_IFDIR, S_IFBLK, S_IFREG, S_IFLNK, S_IFSOCK];
+/** Names of an inode that are looked at for its type. */
+const MOST_NAMES = 1000;
+
 export function fixLinkCount(s: FixScope, ino: number, found: number): boolean {
   const inode = s.patch.peekInode(ino);
   if (inode === null) return false;
@@ -126,9 +134,7 @@ function guessFormat(s: FixScope, ino: number): number {
   if (has(TYPE_DIRENT) || has(TYPE_READDIR)) return 0o040000;
   if (has(TYPE_SYMLINK)) return S_IFLNK;
   for (const { val } of s.each(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF)) {
-    const mode = [0o010000, 0o020000, 0o040000, 0o060000, S_IFREG, S_IFLNK, 0o140000][
-      val[24] ?? -1
-    ];
+    const mode = FORMATS[val[24] ?? -1];
     if (mode !== undefined) return mode;
   }
   return S_IFREG;
@@ -139,6 +145,50 @@ export function restoreType(s: FixScope, ino: number, format: number): boolean {
   const names = s.range(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF), type = entryType(format);
   if (names.length === 0 || names.some(({ val }) => val[24] !== type)) return false;
   return s.edit(ino, (i) => i.mode = i.mode & 0o7777 | format);
+}
+
+/**
+ * All items of all names of an inode say that it is of another type than its mode does, and so does
+ * what it has, while nothing that it has speaks for the mode: the mode is what is wrong.
+ */
+export function restoreNamedType(s: FixScope, ino: number): boolean {
+  const inode = s.patch.peekInode(ino), names = s.entries.backrefs(ino, MOST_NAMES + 1);
+  if (inode === null || names.length === 0 || names.length > MOST_NAMES) return false;
+  const types = s.range(ino, TYPE_LINK_BACKREF, TYPE_LINK_BACKREF).map(({ val }) => val[24]);
+  const format = FORMATS.find((f) => entryType(f) === types[0]), now = inode.mode & S_IFMT;
+  if (format === undefined || format === now || types.some((t) => t !== types[0])) return false;
+  // Pipes and sockets have nothing of their own; both kinds of devices have the same.
+  const isSilent = format === S_IFIFO || format === S_IFSOCK;
+  const isDevice = (f: number) => f === S_IFCHR || f === S_IFBLK;
+  if (!(isDevice(now) && isDevice(format))) {
+    if (speaksFor(s, ino, inode, now)) return false;
+    if (!isSilent && !speaksFor(s, ino, inode, format)) return false;
+  }
+  if (!names.every(({ dir, pos }) => s.entries.isWhole(dir, pos, ino))) return false;
+  s.notes.push(`inode ${ino} has the type again that its names give`);
+  return s.edit(ino, (i) => i.mode = i.mode & 0o7777 | format);
+}
+
+/** Whether an inode has what only inodes of a type have. */
+function speaksFor(s: FixScope, ino: number, inode: Inode, format: number): boolean {
+  const has = (type: number) => s.has(ino, type, type);
+  switch (format) {
+    case S_IFREG: {
+      const seq = inode.v.getBigUint64(inode.o + 16, true);
+      const index = Key.of(ZONE_INODE_INDEX, 0, TYPE_INODE_INDEX_DATA_SEQ, seq, ino);
+      return has(TYPE_DATA_EXTENT) || s.patch.get(index) !== null;
+    }
+    case S_IFDIR:
+      return has(TYPE_DIRENT) || has(TYPE_READDIR) ||
+        inode.nlink === 2 && inode.sizeBig === 0n && s.entries.backrefs(ino, 2).length === 1;
+    case S_IFLNK:
+      return has(TYPE_SYMLINK);
+    case S_IFCHR:
+    case S_IFBLK:
+      return inode.rdev !== 0;
+    default:
+      return false;
+  }
 }
 
 /** Items of an inode without its inode item: a new one keeps what can be kept. */
