@@ -322,6 +322,16 @@ Deno.test("repair: where an access ACL is lost the group's rights are not more t
   }
 });
 
+Deno.test("repair: where all attributes are given up the group's rights are not more either", async () => {
+  const v = await aclVolume(), { s, ino, keys } = attrOf(v, "file0", ACL);
+  const healthy = manifest(v.meta, v.data);
+  s.editItem(keys[0]!, (val) => val[4]! ^= 8);
+  mustMend(v, healthy, ["xattr"], ["/file0", "/a/b/hard"], { ...repairOptions(), rung: 1 });
+  const reader = new VolumeReader(openVolume(v.meta, v.data), new SeededRandom(1));
+  assert.equal(reader.inode(ino).mode & 0o777, 0o600);
+  assert.deepEqual([...reader.xattrs(ino)], []);
+});
+
 Deno.test("repair: a mode stays when an attribute goes that decides nothing", async () => {
   const v = await aclVolume(), { s, ino, keys } = attrOf(v, "file0", "user.big");
   const healthy = manifest(v.meta, v.data);

@@ -8,13 +8,13 @@ import {
   TYPE_DATA_EXTENT,
   TYPE_DIRENT,
   TYPE_READDIR,
-  TYPE_XATTR,
   ZONE_FS,
 } from "../../../format/constants.ts";
 import { inodeKey } from "../../../format/items.ts";
 import type { ProblemCode, Values } from "../problems.ts";
 import { isExact } from "../raw.ts";
 import { type FixScope, num, text } from "./fixers_scope.ts";
+import { removeAllXattrs } from "./fixers_xattrs.ts";
 import { parseKey } from "./item_patch.ts";
 
 /** Problems of items; inode counts and totals are made anew from these. */
@@ -69,7 +69,11 @@ function giveUpPart(s: FixScope, code: ProblemCode, ino: number): boolean {
     return true;
   };
   if (s.patch.get(inodeKey(ino)) === null) return giveUpInode(s, code, ino);
-  if (/^(xattr|srch-|indx-)/.test(code)) return lost("attributes", TYPE_XATTR, TYPE_XATTR);
+  if (/^(xattr|srch-|indx-)/.test(code)) {
+    removeAllXattrs(s, ino);
+    s.notes.push(`inode ${ino} lost its attributes: they could not be mended`);
+    return true;
+  }
   if (/^(extent|inode-blocks$)/.test(code)) {
     return lost("contents", TYPE_DATA_EXTENT, TYPE_DATA_EXTENT);
   }

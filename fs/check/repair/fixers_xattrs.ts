@@ -189,6 +189,13 @@ export function keepLastXattr(s: FixScope, ino: number, name: Uint8Array): boole
   return true;
 }
 
+/** All attributes; what an access ACL decided is not to become more. */
+export function removeAllXattrs(s: FixScope, ino: number): void {
+  const parts = s.range(ino, TYPE_XATTR, TYPE_XATTR);
+  for (const { key } of parts) s.patch.remove(key);
+  if (parts.some((part) => isUnder(part, ACCESS_HASH) || isAccessAcl(part))) restrictGroup(s, ino);
+}
+
 /** Parts that no first part announces. */
 export function removeHeadlessXattrs(s: FixScope, ino: number): boolean {
   if (!s.lossy) return false;
