@@ -42,8 +42,9 @@ const COUNT = "The count is corrected.";
 const SEARCH =
   "Search entries are made anew from the attributes; files that cannot be read are dropped.";
 const ENTRY =
-  "The three items of the entry are made to agree with what most of them say. An entry " +
-  "that leads to no inode is removed, with -y only.";
+  "The three items of the entry are made to agree with what most of them say; where they are equally " +
+  "many -p does nothing. With -y only: an entry that leads to no inode is removed, as is a stray item of " +
+  "an inode that has all its names without it; a directory of which nothing is left is made anew.";
 const SUPER = "The super block is written without them.";
 const MERGE =
   "Wrong counts are corrected; else the merge is given up, and the next one takes its log trees anew.";
@@ -573,7 +574,7 @@ export const PROBLEMS = {
     "error",
     "an entry of directory {dir} says that inode {ino} is of type {type}",
     "safe",
-    ENTRY,
+    "The entry gets the type of its inode; a mode that all names and all items of the inode contradict is corrected.",
   ),
   "entry-without-twin": kind(
     "error",
@@ -615,13 +616,13 @@ export const PROBLEMS = {
     "error",
     "directory {ino} has {backrefs} parents instead of {expected}",
     "safe",
-    "A directory without a name gets one in lost+found. Of several names -y keeps the first.",
+    "A directory without a name gets one in lost+found. Of several names -y keeps the first of which all items agree.",
   ),
   "dir-parent-missing": kind(
     "error",
     "the parent {parent} of directory {ino} is no directory",
     "lossy",
-    "The directory is moved to lost+found.",
+    "The parent is made anew if nothing is left of it; else the directory is moved to lost+found.",
   ),
   "dir-cycle": kind(
     "error",
