@@ -238,6 +238,38 @@ Deno.test("repair: a directory without inode and backref keeps its name", async 
   assert.deepEqual([...now.keys()].sort(), [...p.healthy.keys()].sort());
 });
 
+Deno.test("repair: an entry item under a directory of an impossible number", async () => {
+  for (const what of ["dirent", "readdir"] as const) {
+    const p = await patient(), e = p.entry("a/b/file26"), k = e[what], val = p.s.value(k)!;
+    p.s.removeItem(k);
+    const dir = BigInt(e.dir) + (1n << 52n);
+    p.s.insertItem(Key.of(k.zone, dir, k.type, k.secondBig, k.thirdBig, k.fourth), val);
+    mustRestore(p, ["inode-missing"]);
+  }
+});
+
+Deno.test("repair: a new inode takes no number that is in use", async () => {
+  const p = await patient(), e = p.entry("a/file4");
+  for (const key of [e.dirent, e.readdir, e.backref]) p.s.removeItem(key);
+  p.s.editSuper((sb) => sb.v.setBigUint64(sb.o + 80, 1n << 60n, true));
+  mustMend(p.v, p.healthy, ["super-next-ino"], ["/a/file4"]);
+  const now = manifest(p.v.meta, p.v.data);
+  assert.equal(now.get(`/lost+found/#${e.ino}`), p.healthy.get("/a/file4"));
+});
+
+Deno.test("repair: a dirent that is filed under another directory", async () => {
+  const damage = ({ v, s, entry }: Patient) => {
+    const e = entry("a/b/file8"), val = s.value(e.dirent)!;
+    s.removeItem(e.dirent);
+    s.insertItem(direntKey(v.inos.get("a/b/c")!, direntHash(e.name), e.pos), val);
+  };
+  const p = await patient(), q = await patient();
+  damage(p);
+  preenKeeps(p);
+  damage(q);
+  mustRestore(q, ["entry-without-twin"]);
+});
+
 Deno.test("repair: it is said that a file without a name, which counts none, will go", async () => {
   const p = await patient(), e = p.entry("a/file4"), lines: string[] = [];
   for (const key of [e.dirent, e.readdir, e.backref]) p.s.removeItem(key);

@@ -219,18 +219,30 @@ export class Entries {
     // A lone remainder must not take a name that is there already, nor give an inode one too many.
     if (this.find(dir, name).some((e) => posOf(e.key) !== pos)) return null;
     if (this.#isDir(ino) && !this.lossy) return null;
-    return this.hasStray(ino) && this.#hasAllNamesBut(ino, dir, pos) ? null : best;
+    return this.hasOthers(ino, dir, pos) && this.#hasAllNamesBut(ino, dir, pos) ? null : best;
   }
 
-  /** Whether an inode has more backrefs than names. Of those with very many names nobody asks. */
-  hasStray(ino: number): boolean {
+  /** How many of the readdir item of a position and an inode's backref to it there are. */
+  twins(dir: number, pos: number, ino: number): number {
+    if (!isExact(dir) || !isExact(pos)) return 0;
+    return [readdirKey(dir, pos), backrefKey(ino, dir, pos)]
+      .filter((key) => this.patch.get(key) !== null).length;
+  }
+
+  /**
+   * Whether an inode has as many backrefs as it should have names without one that is here. Of inodes
+   * with very many names that is not asked.
+   */
+  hasOthers(ino: number, dir: number, pos: number): boolean {
     const names = this.#namesOf(ino);
-    return names <= MOST_COUNTED && this.backrefs(ino, names + 1).length > names;
+    if (names > MOST_COUNTED) return false;
+    const others = this.backrefs(ino, names + 1).filter((n) => n.dir !== dir || n.pos !== pos);
+    return others.length >= names;
   }
 
   /** How many names an inode should have. */
   #namesOf(ino: number): number {
-    return this.#isDir(ino) ? 1 : this.patch.peekInode(ino)?.nlink ?? 0;
+    return this.#isDir(ino) ? 1 : Math.max(1, this.patch.peekInode(ino)?.nlink ?? 0);
   }
 
   /** Whether an inode has all the names that it should have even without this one. */

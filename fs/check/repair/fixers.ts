@@ -198,14 +198,19 @@ export class Fixers {
 
   /**
    * Whether a problem is to be mended after all others of entries. An entry that leads to a missing
-   * directory waits for those that are in this directory, which may have had it made anew; a misfiled
-   * backref until it is known whether its inode has all its names without it.
+   * directory waits for those that are in this directory, which may have had it made anew; a lone
+   * item, or a misfiled backref, until it is known whether its inode has all its names without it.
    */
   waits(code: ProblemCode, values: Values): boolean {
     if (code === "entry-value") return isBackref(text(values, "key"));
-    const child = num(values, "child");
-    return code === "entry-without-twin" && isExact(child) &&
-      this.scope.patch.peekInode(child) === null;
+    const child = num(values, "child"), { patch, entries } = this.scope;
+    if (code !== "entry-without-twin" && code !== "twin-without-entry" || !isExact(child)) {
+      return false;
+    }
+    if (patch.peekInode(child) === null) return code === "entry-without-twin";
+    const dir = num(values, "dir"), pos = num(values, "pos");
+    const isAlone = entries.twins(dir, pos, child) === (code === "entry-without-twin" ? 0 : 1);
+    return isAlone && entries.hasOthers(child, dir, pos);
   }
 
   /** Ends the round's changes of items. */

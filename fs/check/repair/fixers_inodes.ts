@@ -30,6 +30,7 @@ import {
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { entryType, isDirMode } from "./entries.ts";
+import { SEQ_LIMIT } from "./round.ts";
 import { type FixScope, LAST_NUMBER, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "./fixers_scope.ts";
 
 const S_IFIFO = 0o010000;
@@ -197,7 +198,9 @@ export function remakeInode(s: FixScope, ino: number): boolean {
   const format = guessFormat(s, ino);
   if (!s.has(ino, 0, 255)) return true;
   if (s.lossy && refileBackrefs(s, ino)) return true;
-  if (ino !== ROOT_INO && ino < FIRST_FREE_INO) return s.removeFile(ino);
+  // Of such numbers no mount makes any.
+  const isPossible = ino >= FIRST_FREE_INO && ino < SEQ_LIMIT;
+  if (ino !== ROOT_INO && !isPossible) return s.removeFile(ino);
   if (format === S_IFLNK && !s.has(ino, TYPE_SYMLINK, TYPE_SYMLINK)) {
     // A symlink without its target is nothing.
     return s.removeFile(ino);
@@ -261,7 +264,7 @@ export function remakeDirectory(s: FixScope, dir: number, pos: number, child: nu
   if (!s.lossy || !isExact(dir) || !isExact(child) || s.removed.has(dir)) return;
   if (dir < FIRST_FREE_INO || dir >= s.round.sb.nextIno) return;
   if (s.patch.peekInode(dir) !== null || s.patch.get(inodeKey(dir)) !== null) return;
-  if (s.patch.peekInode(child) === null || s.entries.hasStray(child)) return;
+  if (s.patch.peekInode(child) === null || s.entries.hasOthers(child, dir, pos)) return;
   if (!isExact(pos) || s.patch.get(backrefKey(child, dir, pos)) === null) return;
   s.entries.makeInode(dir, S_IFDIR | 0o700).nlink = 2;
   s.notes.push(`directory ${dir} was made anew: owner, permissions and times are unknown`);

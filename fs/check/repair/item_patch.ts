@@ -88,8 +88,9 @@ export class ItemPatch {
     if (this.#inodes.size >= MOST_EDITS) this.#settleInodes();
   }
 
-  /** A number for a new inode. */
+  /** A number for a new inode: the counter may have been damaged, and then begins anew. */
   newIno(): number {
+    while (this.peekInode(this.round.sb.nextIno) !== null) this.round.sb.nextIno++;
     return this.round.sb.nextIno++;
   }
 
