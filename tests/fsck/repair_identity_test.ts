@@ -207,6 +207,13 @@ Deno.test("identity: a data device with the flag of a metadata device", async ()
   mustRecover(v, healthy);
 });
 
+Deno.test("identity: a new volume of which both devices say that they are the other one", async () => {
+  const { meta, data } = await LocalCluster.make({ fmtVers: 2 }), healthy = manifest(meta, data);
+  editSuper(meta, (_, sb) => void (sb.flags = 0), true);
+  editSuper(data, (_, sb) => void (sb.flags = 1), true);
+  mustRecover({ meta, data }, healthy);
+});
+
 Deno.test("identity: a format version that does not exist is not copied to the data device", async () => {
   const v = await healthyVolume(), healthy = manifest(v.meta, v.data);
   editSuper(v.meta, (_, sb) => void sb.v.setBigUint64(sb.o + 40, 12034n, true), true);

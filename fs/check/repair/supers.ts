@@ -61,7 +61,8 @@ export const isDataCopy = (sb: SuperBlock): boolean =>
 export function wrongDevices(meta: Device, data: Device): string | null {
   const m = wholeSuper(meta), d = wholeSuper(data);
   if (d === null || (fieldU64(d, 48) & SUPER_FLAG_META_DEV) === 0) return null;
-  if (m !== null && isDataCopy(m)) {
+  // A volume that mkfs has just made differs in the flags alone, and in what the super block names.
+  if (m !== null && isDataCopy(m) && !namesBlocks(meta, m)) {
     return "the devices are given in the wrong order: the metadata device comes first";
   }
   // A flag alone may be damage.
