@@ -173,6 +173,15 @@ Deno.test("supers: the root inode's leaf is lost as well", async () => {
   mustRecover(v, healthy);
 });
 
+Deno.test("supers: the only leaf of a new volume is damaged as well", async () => {
+  const { meta, data } = await LocalCluster.make({ fmtVers: 2 }), s = new Surgeon(meta);
+  s.editBlock(s.superBlock().fsRoot.ref.blkno, ({ buf }) => buf.fill(0x5a, 32), false);
+  editSuper(meta, (raw) => void (raw[0]! ^= 1));
+  const { stopped } = repairVolume(meta, data, repairOptions());
+  assert.equal(stopped, null);
+  assert.deepEqual(problemsOf(meta, data), []);
+});
+
 Deno.test("supers: what cannot be made anew is refused with a reason", async () => {
   const base = await healthyVolume();
   const empty = copyOf(base);

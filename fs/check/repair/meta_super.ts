@@ -91,9 +91,10 @@ export function rebuildMetaSuper(meta: Device, data: Device, options: RebuildOpt
     options.onProgress?.({ phase: "roots", share: blocks / total, bytesRead: blocks * LG_SIZE });
   });
   if (found.fsRoots.length + found.logsRoots.length === 0 && !found.inodes) {
-    return found.blocks === 0
+    const refused = found.blocks === 0
       ? refuseDevices(`the metadata device has no blocks of volume ${hex16(fsid)}`)
-      : refuse(`no tree of items or of log trees was found in ${found.blocks} btree blocks`, true);
+      : refuse(`no tree of items or of log trees was found in ${found.blocks} btree blocks`);
+    return { ...refused, treeless: true };
   }
   const notes: string[] = [];
   const block = meta.allocBuffer(SM_SIZE), sb = SuperBlock.at(block);
