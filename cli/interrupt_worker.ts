@@ -4,7 +4,7 @@
  */
 
 import { libc } from "../fs/sys/libc.ts";
-import { printError, printLine } from "./output.ts";
+import { tryPrintError, tryPrintLine } from "./output.ts";
 import { CANCELLED, MENDED, ROUNDS, UNDOING, type Watch } from "./interrupt.ts";
 
 /** The isolate's own side of a Worker. */
@@ -24,8 +24,9 @@ scope.onmessage = ({ data: { shared, json } }) => {
         : `${rounds} ${
           rounds === 1 ? "round" : "rounds"
         } of mending had been finished, run it again`);
-    if (json) printLine(JSON.stringify({ record: "error", message }));
-    else printError(`${Deno.stderr.isTerminal() ? "\r\x1b[K" : ""}fsck: ${message}`);
+    // The process ends whether anybody reads that or not.
+    if (json) tryPrintLine(JSON.stringify({ record: "error", message }));
+    else tryPrintError(`${Deno.stderr.isTerminal() ? "\r\x1b[K" : ""}fsck: ${message}`);
     libc._exit(CANCELLED | (rounds !== 0 ? MENDED : 0));
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
