@@ -52,8 +52,8 @@ import { giveUp } from "./fixers_give_up.ts";
 import { type FixScope, LAST_NUMBER, num, S_IFDIR, S_IFREG, text } from "./fixers_scope.ts";
 import {
   keepLastXattr,
+  mendXattr,
   removeHeadlessXattrs,
-  removeXattr,
   renumberXattrs,
   separateXattrs,
 } from "./fixers_xattrs.ts";
@@ -184,7 +184,7 @@ export class Fixers {
       case "extent-file-overlap":
         return cutOverlappingExtents(s, ino);
       case "xattr":
-        return removeXattr(s, ino, parseInt(text(values, "hash"), 16), num(values, "id"));
+        return mendXattr(s, ino, parseInt(text(values, "hash"), 16), num(values, "id"));
       case "xattr-name-twice":
         return keepLastXattr(s, ino, nameBytes(text(values, "name")));
       case "xattr-headless":

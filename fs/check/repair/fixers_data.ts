@@ -13,7 +13,7 @@ import {
 import { Key } from "../../../format/key.ts";
 import { isExact, rawU64, viewOf } from "../raw.ts";
 import { restoreType } from "./fixers_inodes.ts";
-import { type FixScope, S_IFLNK } from "./fixers_scope.ts";
+import { type FixScope, S_IFLNK, type UncountedBlocks } from "./fixers_scope.ts";
 
 const KNOWN_FLAGS = SEF_OFFLINE | SEF_UNWRITTEN;
 
@@ -79,30 +79,23 @@ export function fixExtentItem(s: FixScope, ino: number, end: number, count: numb
 
 type Count = "online" | "offline" | "neither";
 
-/** Of an inode whose extents have wrong flags: blocks that it counts beyond those of the others. */
-interface Uncounted {
-  readonly ino: number;
-  online: number;
-  offline: number;
-}
-const uncounted = new WeakMap<FixScope, Uncounted>();
-
 /** Whether an inode counts the blocks of an extent with wrong flags, beside those of the others. */
 function fits(s: FixScope, ino: number, count: "online" | "offline", blocks: number): boolean {
-  let left = uncounted.get(s);
-  if (left?.ino !== ino) {
-    left = { ino, ...missingBlocks(s, ino) };
-    uncounted.set(s, left);
-  }
+  if (s.uncounted?.ino !== ino) s.uncounted = uncountedBlocks(s, ino);
+  const left = s.uncounted;
   if (blocks > left[count]) return false;
   left[count] -= blocks;
   return true;
 }
 
-function missingBlocks(s: FixScope, ino: number): { online: number; offline: number } {
+function uncountedBlocks(s: FixScope, ino: number): UncountedBlocks {
   const inode = s.patch.peekInode(ino);
-  if (inode === null) return { online: 0, offline: 0 };
-  const left = { online: rawU64(inode.v, inode.o + 32), offline: rawU64(inode.v, inode.o + 40) };
+  if (inode === null) return { ino, online: 0, offline: 0 };
+  const left = {
+    ino,
+    online: rawU64(inode.v, inode.o + 32),
+    offline: rawU64(inode.v, inode.o + 40),
+  };
   for (const { key, val } of s.each(ino, TYPE_DATA_EXTENT, TYPE_DATA_EXTENT)) {
     if (val.length !== 16) continue;
     const v = viewOf(val), blkno = rawU64(v, 0), flags = v.getUint8(8);

@@ -24,16 +24,24 @@ export const LAST_NUMBER = INODE_COUNT_LIMIT - 1;
 export const num = (values: Values, name: string): number => Number(values[name]);
 export const text = (values: Values, name: string): string => String(values[name]);
 
+/** Blocks that an inode counts beyond those of its extents with right flags. */
+export interface UncountedBlocks {
+  readonly ino: number;
+  online: number;
+  offline: number;
+}
+
 export class FixScope {
   /** Lines for the user. */
   readonly notes: string[] = [];
   /** Inodes that have been dealt with as a whole. */
   readonly removed = new Set<number>();
-  /** Inodes whose extents outside the device, and whose extents that overlap, have been dealt with. */
+  /** Inodes whose extents outside the device have been dealt with. */
   readonly sifted = new Set<number>();
+  /** Inodes of which extents got other lengths or flags: the next round counts their blocks again. */
   readonly cut = new Set<number>();
-  /** Of the inode whose extents had unknown flags last: blocks that are known to be written. */
-  written = { ino: 0, blocks: 0 };
+  /** Of the inode whose extents had wrong flags last. */
+  uncounted: UncountedBlocks | null = null;
 
   constructor(
     readonly round: Round,

@@ -29,7 +29,7 @@ interface Part {
  * under the hash of its name, a length gets right that this hash or an ACL proves, and an ACL gets what
  * all ACLs have.
  */
-export function removeXattr(s: FixScope, ino: number, hash: number, id: number): boolean {
+export function mendXattr(s: FixScope, ino: number, hash: number, id: number): boolean {
   if (!s.lossy) return false;
   const ofId = s.range(ino, TYPE_XATTR, TYPE_XATTR)
     .filter(({ key }) => Number(key.thirdBig) === id);
