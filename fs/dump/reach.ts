@@ -38,6 +38,7 @@ import { SrchCompact, SrchFile } from "../../format/srch.ts";
 import type { SuperBlock } from "../../format/super.ts";
 import type { Device } from "../device.ts";
 import { DeviceError } from "../errors.ts";
+import { Bitmap } from "./bitmap.ts";
 
 /** What a block is reached as. The numbers are part of `code`. */
 const TREE = 0; // a btree whose values hold no references
@@ -104,9 +105,9 @@ export interface Reached {
 
 class ReachWalk implements Reached {
   readonly #blocks: number;
-  readonly #seen: (Uint8Array | undefined)[] = new Array(ROLES);
-  readonly #given: Uint8Array;
-  readonly #free: Uint8Array;
+  readonly #seen: (Bitmap | undefined)[] = new Array(ROLES);
+  readonly #given: Bitmap;
+  readonly #free: Bitmap;
   readonly #window: Uint8Array;
   #wave: number[] = [];
   /** Expected seqs of the blocks of the present wave that may be old, or held, by code. */
@@ -114,17 +115,17 @@ class ReachWalk implements Reached {
 
   constructor(private readonly dev: Device, private readonly visitor: ReachVisitor) {
     this.#blocks = Math.floor(dev.size / LG_SIZE);
-    this.#given = new Uint8Array(Math.ceil(this.#blocks / 8));
-    this.#free = new Uint8Array(this.#given.length);
+    this.#given = new Bitmap(this.#blocks);
+    this.#free = new Bitmap(this.#blocks);
     this.#window = dev.allocBuffer(MAX_RUN * LG_SIZE);
   }
 
   has(blkno: number): boolean {
-    return getBit(this.#given, blkno);
+    return this.#given.has(blkno);
   }
 
   isFree(blkno: number): boolean {
-    return getBit(this.#free, blkno);
+    return this.#free.has(blkno);
   }
 
   start(sb: SuperBlock): void {
@@ -210,7 +211,7 @@ class ReachWalk implements Reached {
     if (isOld(role) && v.getBigUint64(16, true) !== seq) return;
     const magic = v.getUint32(4, true);
     if (!this.has(blkno)) {
-      setBit(this.#given, blkno);
+      this.#given.set(blkno);
       this.visitor.block(blkno, bytes, seq);
     }
     // A damaged magic does not make it another block; one of another kind does.
@@ -249,14 +250,14 @@ class ReachWalk implements Reached {
     const start = v.getUint32(48, true), nr = v.getUint32(52, true);
     for (let i = start; i < Math.min(start + nr, ALLOC_LIST_MAX_BLOCKS); i++) {
       const blkno = rawU64(v, 56 + 8 * i);
-      if (blkno < this.#blocks) setBit(this.#free, blkno);
+      if (blkno < this.#blocks) this.#free.set(blkno);
     }
   }
 
   /** The extent of a free extent item (01 §11.1) that ends with block `last`. */
   #extent(last: number, len: number): void {
     if (last >= this.#blocks || len > last + 1) return;
-    for (let blkno = last - len + 1; blkno <= last; blkno++) setBit(this.#free, blkno);
+    this.#free.setRun(last - len + 1, len);
   }
 
   #radix(v: DataView, role: number, level: number): void {
@@ -323,27 +324,17 @@ class ReachWalk implements Reached {
     if (blkno < META_DEV_START_BLKNO || blkno >= this.#blocks) return;
     let seen = this.#seen[role];
     if (seen === undefined) {
-      seen = new Uint8Array(this.#given.length);
+      seen = new Bitmap(this.#blocks);
       this.#seen[role] = seen;
     }
-    if (getBit(seen, blkno)) return;
-    setBit(seen, blkno);
+    if (seen.has(blkno)) return;
+    seen.set(blkno);
     const code = (blkno * 16 + role) * 32 + Math.min(level, MAX_LEVEL);
     if (isOld(role) || this.visitor.held !== undefined) {
       this.#expected.set(code, v.getBigUint64(o + 8, true));
     }
     this.#wave.push(code);
   }
-}
-
-// Byte indices are divisions: block numbers may exceed 31 bits.
-function getBit(bits: Uint8Array, n: number): boolean {
-  return (bits[Math.floor(n / 8)]! >> n % 8 & 1) !== 0;
-}
-
-function setBit(bits: Uint8Array, n: number): void {
-  const at = Math.floor(n / 8);
-  bits[at] = bits[at]! | 1 << n % 8;
 }
 
 const isOld = (role: number): boolean => role === OLD_TREE || role === OLD_SRCH;
