@@ -168,15 +168,18 @@ function isRecord(value: unknown): value is HostRecord {
     );
 }
 
-/** The file's text without surrounding white space; null when it cannot be read. */
-function readFile(path: string): string | null {
+/**
+ * The file's text without surrounding white space; null when it cannot be read. The file of a process
+ * that ends between its opening and its reading gives ESRCH, which the runtime tells in words only.
+ */
+export function readFile(path: string): string | null {
   try {
     return Deno.readTextFileSync(path).trim();
   } catch (e) {
     if (e instanceof Deno.errors.NotFound || e instanceof Deno.errors.PermissionDenied) return null;
-    if (e instanceof Error && "code" in e && (e.code === "ESRCH" || e.code === "EACCES")) {
-      return null;
-    }
+    if (!(e instanceof Error)) throw e;
+    if ("code" in e && (e.code === "ESRCH" || e.code === "EACCES")) return null;
+    if (e.message.includes("(os error 3)")) return null;
     throw e;
   }
 }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { type FenceAgent, type FenceRequest, FenceRequests } from "../../net/fence.ts";
 import { FenceDirectory, FenceHook } from "../../net/fence_agents.ts";
-import { HostRecords, linuxProcesses, type ProcessTable } from "../../net/host_record.ts";
+import { HostRecords, linuxProcesses, type ProcessTable, readFile } from "../../net/host_record.ts";
 import { previousLeaders, type SlotRecord } from "../../net/quorum_blocks.ts";
 import { SimWorld } from "../helpers/sim_reactor.ts";
 
@@ -230,6 +230,18 @@ Deno.test("proof of death: only what is certain", () => {
   } finally {
     Deno.removeSync(root, { recursive: true });
   }
+});
+
+Deno.test("a process that ends while its file is read has none", async () => {
+  const child = new Deno.Command("true").spawn();
+  // Nobody has asked for its status yet: it stays, as a zombie, which has no environment to read.
+  const zombie = () => {
+    const now = linuxProcesses.process(child.pid);
+    return now !== null && now !== "unknown" && now.state === "Z";
+  };
+  while (!zombie());
+  assert.equal(readFile(`/proc/${child.pid}/environ`), null);
+  await child.status;
 });
 
 Deno.test("proof of death of a real process", async () => {
