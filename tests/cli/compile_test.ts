@@ -1,7 +1,8 @@
 /** The standalone executable: made, and used for a volume without Deno at hand. */
 
 import assert from "node:assert/strict";
-import { freePort, isRunning, serversIn, until } from "../helpers/volume.ts";
+import { freePort } from "../helpers/ports.ts";
+import { processesWith, until } from "../helpers/volume.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 
@@ -23,21 +24,16 @@ Deno.test("the standalone executable makes, mounts and prints a volume", {
   }).outputSync();
   assert.ok(made.success, new TextDecoder().decode(made.stderr));
   // A machine where only the executable is known: no cache, no Deno in the path.
-  const env = {
-    PATH: "/usr/bin:/bin:/usr/sbin:/sbin",
-    HOME: dir,
-    SCOUTFS_RUNTIME_DIR: `${dir}/run`,
-    SCOUTFS_STATE_DIR: `${dir}/state`,
-  };
+  const own = { SCOUTFS_RUNTIME_DIR: `${dir}/run`, SCOUTFS_STATE_DIR: `${dir}/state` };
+  const env = { PATH: "/usr/bin:/bin:/usr/sbin:/sbin", HOME: dir, ...own };
   const scoutfs = (...args: string[]) => run(`${dir}/scoutfs`, args, env);
   const meta = `${dir}/meta.img`;
   const data = `${dir}/data.img`;
   const port = freePort();
-  const served = new Set<number>();
   const mount = () => {
     scoutfs("mount", "-o", `metadev_path=${meta},quorum_slot_nr=0`, data, mnt);
-    for (const pid of serversIn(env.SCOUTFS_RUNTIME_DIR)) served.add(pid);
   };
+  const ended = () => until(() => processesWith(own).length === 0, "the mounts to end");
   scoutfs("mkfs", "-Q", `0,127.0.0.1,${port}`, "--size", "256M", meta, data);
   let mounted = false;
   try {
@@ -52,12 +48,12 @@ Deno.test("the standalone executable makes, mounts and prints a volume", {
     assert.equal(Deno.readTextFileSync(`${mnt}/file`), "kept");
     run("umount", [mnt], env);
     mounted = false;
-    for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
+    await ended();
     assert.match(scoutfs("print", "-S", meta), /mounted_clients: blkno 0 /);
     assert.match(scoutfs("fsck", "-p", "--workers", "2", meta, data), /no problems/);
   } finally {
     if (mounted) new Deno.Command("umount", { args: ["-l", mnt] }).outputSync();
-    for (const pid of served) await until(() => !isRunning(pid), `process ${pid} to end`);
+    await ended();
     Deno.removeSync(dir, { recursive: true });
   }
 });

@@ -9,7 +9,9 @@ import { sealBlock } from "../../format/crc32c.ts";
 import { SuperBlock } from "../../format/super.ts";
 import { checkMountable, mountTable } from "../../fs/fuse/mount.ts";
 import { FsError } from "../../fs/errors.ts";
+import { linuxProcesses, readFile } from "../../net/host_record.ts";
 import { type LoopDevice, loopDevice } from "./loop.ts";
+import { freePort } from "./ports.ts";
 
 const PROGRAM = new URL("../../scoutfs.ts", import.meta.url).pathname;
 
@@ -19,16 +21,25 @@ export interface Ran {
   readonly err: string;
 }
 
-/** Runs a program to its end. */
+/** Runs a program to its end; what it says is English. */
 export async function run(
   command: string,
   args: readonly string[],
-  options: { env?: Record<string, string>; cwd?: string } = {},
+  { env, cwd }: { env?: Record<string, string>; cwd?: string } = {},
 ): Promise<Ran> {
-  const r = await new Deno.Command(command, { args: [...args], stdin: "null", ...options })
-    .output();
+  const r = await new Deno.Command(command, {
+    args: [...args],
+    stdin: "null",
+    env: { LC_ALL: "C", ...env },
+    ...(cwd === undefined ? {} : { cwd }),
+  }).output();
   const decoder = new TextDecoder();
   return { code: r.code, out: decoder.decode(r.stdout), err: decoder.decode(r.stderr) };
+}
+
+/** Without what a mount says beside the matter on a machine that is slow just now. */
+export function withoutPatience(ran: Ran): Ran {
+  return { ...ran, err: ran.err.replace(/^still waiting for the cluster; see \S+\n/m, "") };
 }
 
 /** Why real mounts cannot be tested here, or null. */
@@ -62,9 +73,6 @@ export class TestVolume {
     readonly port: number,
     private readonly loops: readonly LoopDevice[],
   ) {}
-
-  /** Pids of every process that was seen to serve this volume. */
-  readonly #served = new Set<number>();
 
   /** A fresh filesystem with one quorum slot; null where there are no loop devices to be had. */
   static async make(options: VolumeOptions = {}): Promise<TestVolume | null> {
@@ -125,8 +133,9 @@ export class TestVolume {
   }
 
   /** The program's command line, in this volume's environment. */
-  scoutfs(...args: string[]): Promise<Ran> {
-    return run(Deno.execPath(), ["run", "-A", "--no-check", PROGRAM, ...args], { env: this.env });
+  async scoutfs(...args: string[]): Promise<Ran> {
+    const command = ["run", "-A", "--no-check", PROGRAM, ...args];
+    return withoutPatience(await run(Deno.execPath(), command, { env: this.env }));
   }
 
   /** Starts `scoutfs mount -f`, for tests that watch the process itself. */
@@ -146,9 +155,7 @@ export class TestVolume {
 
   async tryMount(more = ""): Promise<Ran> {
     const options = more === "" ? this.options : `${this.options},${more}`;
-    const ran = await this.scoutfs("mount", "-o", options, this.data, this.mnt);
-    for (const pid of this.servers()) this.#served.add(pid);
-    return ran;
+    return await this.scoutfs("mount", "-o", options, this.data, this.mnt);
   }
 
   async mount(more = ""): Promise<void> {
@@ -159,7 +166,7 @@ export class TestVolume {
   /** Unmounts. A process that has just ended may be let go by the kernel a moment later. */
   async umount(): Promise<void> {
     let r = await run("umount", [this.mnt]);
-    for (let tries = 0; tries < 50 && /target is busy/.test(r.err); tries++) {
+    for (let tries = 0; tries < 300 && /target is busy/.test(r.err); tries++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
       r = await run("umount", [this.mnt]);
     }
@@ -196,7 +203,7 @@ export class TestVolume {
   /** kill -9 of the serving process; the dead mount stays. */
   async kill(): Promise<void> {
     for (const pid of this.servers().filter(isRunning)) {
-      Deno.kill(pid, "SIGKILL");
+      signal(pid, "SIGKILL");
       await until(() => !isRunning(pid), `process ${pid} to end`);
     }
   }
@@ -213,13 +220,12 @@ export class TestVolume {
   }
 
   /**
-   * Unmounts if need be and removes everything. A server that has let its mount go, and taken its
-   * record away, may still write the last line of its log: each that was ever seen must have ended.
+   * Unmounts if need be and removes everything. A process that has let its mount go, and taken its
+   * record away, may still write the last line of its log: all of ours must have ended.
    */
   async remove(): Promise<void> {
-    const servers = new Set([...this.#served, ...this.servers()]);
     if (this.mounted) await run("umount", ["-l", this.mnt]);
-    for (const pid of servers) await until(() => !isRunning(pid), `process ${pid} to end`);
+    await until(() => processesWith(this.env).length === 0, "all processes of the volume to end");
     for (const l of this.loops) await l.detach();
     await Deno.remove(this.dir, { recursive: true });
   }
@@ -246,42 +252,53 @@ function makeLone(meta: string, port: number): void {
 
 /** Pids of the processes that serve a mount, as a runtime directory's records name them. */
 export function serversIn(runtimeDir: string): number[] {
+  const dir = `${runtimeDir}/mounts`;
+  let names: string[];
   try {
-    return [...Deno.readDirSync(`${runtimeDir}/mounts`)]
-      .filter((e) => e.name.endsWith(".json"))
-      .map((e) =>
-        (JSON.parse(Deno.readTextFileSync(`${runtimeDir}/mounts/${e.name}`)) as {
-          pid: number;
-        }).pid
-      );
-  } catch {
-    return [];
+    names = [...Deno.readDirSync(dir)].map((e) => e.name);
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw e;
+    return []; // No mount was ever made.
   }
+  return names.filter((name) => name.endsWith(".json")).flatMap((name) => {
+    const text = readFile(`${dir}/${name}`); // It may end while we look.
+    return text === null ? [] : [(JSON.parse(text) as { pid: number }).pid];
+  });
 }
 
+/** Pids of the processes, zombies aside, that were started with all of these in their environment. */
+export function processesWith(env: Record<string, string>): number[] {
+  const wanted = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  return [...Deno.readDirSync("/proc")].map((e) => Number(e.name)).filter((pid) => {
+    if (!Number.isInteger(pid)) return false;
+    const has = new Set((readFile(`/proc/${pid}/environ`) ?? "").split("\0"));
+    return wanted.every((pair) => has.has(pair));
+  });
+}
+
+/** Whether any thread of a process still runs: the first one may be a zombie before the others. */
 export function isRunning(pid: number): boolean {
+  const process = linuxProcesses.process(pid);
+  if (process === null || process === "unknown") return process !== null;
+  return !/[ZX]/.test(process.state) || process.threads > 1;
+}
+
+/** Sends a signal to a process that may end, or have ended, by itself. */
+export function signal(pid: number, name: Deno.Signal): void {
   try {
-    return !/\) [ZX] /.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
-  } catch {
-    return false;
+    Deno.kill(pid, name);
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw e;
   }
 }
 
 /** Polls until `done`; fails after a time that no working machine needs. */
 export async function until(done: () => boolean, what: string): Promise<void> {
-  for (let i = 0; i < 3000; i++) {
+  for (let i = 0; i < 12_000; i++) {
     if (done()) return;
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   assert.fail(`waited in vain for ${what}`);
-}
-
-/** A port that is free for TCP and UDP on loopback at this moment. */
-export function freePort(): number {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  listener.close();
-  return port;
 }
 
 /** A test on a mounted volume, skipped with the reason where none can be had. */

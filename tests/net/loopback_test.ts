@@ -16,17 +16,10 @@ import { slotsOf, SmallBlocks } from "../../net/quorum_blocks.ts";
 import { QuorumService } from "../../net/quorum_service.ts";
 import { Server } from "../../net/server.ts";
 import { openServerStore } from "../../net/store.ts";
+import { freePort } from "../helpers/ports.ts";
 
 const FSID = 0x1122334455667788n;
 const LOOPBACK = 0x7f000001;
-
-/** A TCP port that is free now. */
-function freePort(): number {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr;
-  listener.close();
-  return port;
-}
 
 /** Runs `body` with the client of a lone node; afterwards nothing must be left of the mount. */
 async function loneNode(
