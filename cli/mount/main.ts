@@ -178,6 +178,8 @@ class RunningMount {
   private readonly name: string;
   private readonly peers = new Map<WorkerName, Peer>();
   private kernel: KernelMount | null = null;
+  /** Settled when our own first look at the mount, which keeps it busy, is over. */
+  private looked: Promise<unknown> = Promise.resolve();
   private readonly boxes = new Map<WorkerName, Mailbox>();
   /** Resolves when the kernel ended the session, or a signal the wait for a server. */
   private readonly ended: Promise<void>;
@@ -281,7 +283,9 @@ class RunningMount {
     });
     this.send(fs, { do: "serve", fd: this.kernel.fd });
     // Answered by our worker: from here on everybody is.
-    await this.unlessEnded(Deno.stat(this.kernel.mountpoint));
+    const look = Deno.stat(this.kernel.mountpoint);
+    this.looked = look.catch(() => {});
+    await this.unlessEnded(look);
     this.kernel.tune();
     this.log("mounted");
   }
@@ -437,8 +441,12 @@ class RunningMount {
       if (busy) return; // The first is being obeyed: a second changes nothing.
       busy = true;
       try {
-        if (this.kernel === null) this.sessionEnded();
-        else if (!await this.kernel.unmount(false)) {
+        if (this.kernel === null) {
+          this.sessionEnded();
+          return;
+        }
+        await this.looked;
+        if (!await this.kernel.unmount(false)) {
           this.log("warning: asked to unmount, but the mount is busy; it goes on");
         }
       } finally {

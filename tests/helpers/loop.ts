@@ -7,9 +7,10 @@ export interface LoopDevice {
   detach(): Promise<void>;
 }
 
-async function losetup(...args: string[]): Promise<string | null> {
+/** What a program says; null when it fails or is not there. */
+async function tell(command: string, ...args: string[]): Promise<string | null> {
   try {
-    const out = await new Deno.Command("losetup", { args, stderr: "null" }).output();
+    const out = await new Deno.Command(command, { args, stderr: "null" }).output();
     return out.success ? new TextDecoder().decode(out.stdout).trim() : null;
   } catch {
     return null;
@@ -22,17 +23,19 @@ export async function loopDevice(bytes: number, dir?: string): Promise<LoopDevic
   const image = `${home}/image`;
   await Deno.writeFile(image, new Uint8Array());
   await Deno.truncate(image, bytes);
-  const path = await losetup("--find", "--show", "--direct-io=on", image) ??
-    await losetup("--find", "--show", image);
+  const path = await tell("losetup", "--find", "--show", "--direct-io=on", image) ??
+    await tell("losetup", "--find", "--show", image);
   if (path === null || path === "") {
     await Deno.remove(home, { recursive: true });
     return null;
   }
+  // What an earlier user of the number forbade outlives him.
+  await tell("blockdev", "--setrw", path);
   return {
     path,
     image,
     async detach() {
-      await losetup("--detach", path);
+      await tell("losetup", "--detach", path);
       await Deno.remove(home, { recursive: true });
     },
   };

@@ -76,7 +76,7 @@ export class TestVolume {
 
   /** A fresh filesystem with one quorum slot; null where there are no loop devices to be had. */
   static async make(options: VolumeOptions = {}): Promise<TestVolume | null> {
-    const dir = await Deno.makeTempDir({ prefix: "scoutfs-test-" });
+    const dir = await Deno.realPath(await Deno.makeTempDir({ prefix: "scoutfs-test-" }));
     const sizes = [options.metaBytes ?? 256 << 20, options.dataBytes ?? 256 << 20];
     const loops: LoopDevice[] = [];
     const paths: string[] = [];
@@ -111,6 +111,7 @@ export class TestVolume {
       volume.meta,
       volume.data,
     );
+    if (made.code !== 0) await volume.remove();
     assert.equal(made.code, 0, made.err);
     return volume;
   }
@@ -120,7 +121,7 @@ export class TestVolume {
    * loopback, as the offline tool would make it.
    */
   static async of(meta: string, data: string): Promise<TestVolume> {
-    const dir = await Deno.makeTempDir({ prefix: "scoutfs-test-" });
+    const dir = await Deno.realPath(await Deno.makeTempDir({ prefix: "scoutfs-test-" }));
     const mnt = `${dir}/mnt`;
     await Deno.mkdir(mnt);
     const port = freePort();
@@ -203,7 +204,7 @@ export class TestVolume {
   /** kill -9 of the serving process; the dead mount stays. */
   async kill(): Promise<void> {
     for (const pid of this.servers().filter(isRunning)) {
-      signal(pid, "SIGKILL");
+      signal(processOf(pid), "SIGKILL");
       await until(() => !isRunning(pid), `process ${pid} to end`);
     }
   }
@@ -284,13 +285,19 @@ export function isRunning(pid: number): boolean {
 }
 
 /** Sends a signal to a process that may end, or have ended, by itself. */
-export function signal(pid: number, name: Deno.Signal): void {
+export function signal(process: { kill(name: Deno.Signal): void }, name: Deno.Signal): void {
   try {
-    Deno.kill(pid, name);
+    process.kill(name);
   } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) throw e;
+    // What the runtime throws for a child that it has seen end.
+    if (!(e instanceof Deno.errors.NotFound || e instanceof TypeError)) throw e;
   }
 }
+
+/** Any process, as `signal` wants it. */
+export const processOf = (pid: number) => ({
+  kill: (name: Deno.Signal): void => Deno.kill(pid, name),
+});
 
 /** Polls until `done`; fails after a time that no working machine needs. */
 export async function until(done: () => boolean, what: string): Promise<void> {

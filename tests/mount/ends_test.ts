@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { listenSocket } from "../../fs/sys/sockets.ts";
 import { closeFd } from "../../fs/sys/libc.ts";
-import { isRunning, mountTest, run, type TestVolume, until } from "../helpers/volume.ts";
+import { isRunning, mountTest, run, signal, type TestVolume, until } from "../helpers/volume.ts";
 
 const meta = (v: TestVolume) => Deno.readFile(v.meta);
 
@@ -65,20 +65,35 @@ for (const moment of ["mounting", "server of term", "connected to", "mounted"]) 
   });
 }
 
+mountTest("SIGTERM is obeyed while the kernel has just mounted", {}, async (v) => {
+  for (let round = 0; round < 5; round++) {
+    const child = v.spawnForeground();
+    const said = new Response(child.stderr).text();
+    let ended = false;
+    const status = child.status.finally(() => ended = true);
+    while (!v.mounted && !ended) await new Promise((resolve) => setTimeout(resolve, 0));
+    assert.ok(!ended, ended ? await said : "");
+    child.kill("SIGTERM");
+    assert.deepEqual([(await status).code, v.mounted], [0, false], await said);
+  }
+  assert.deepEqual(hostRecords(v), [], "it left the cluster in order");
+});
+
 mountTest("kill -9 at any stage of mounting and unmounting needs no human", {}, async (v) => {
   const mounting = ["mounting", "starting at", "ready at", "connected to", "accepted", ": mounted"];
   for (const moment of [...mounting, "unmounting", "disconnected"]) {
     const child = v.spawnForeground();
-    let said = "", unmounting: Promise<unknown> = Promise.resolve(), killed = false;
+    let said = "", unmounting: Promise<void> | null = null, killed = false;
     for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
       said += text;
       if (killed) continue;
       if (said.includes(moment)) {
         killed = true;
-        child.kill("SIGKILL");
-      } else if (text.includes(": mounted")) {
+        // It may have come to its end before it is killed.
+        signal(child, "SIGKILL");
+      } else if (unmounting === null && said.includes(": mounted")) {
         await v.sh(`touch '${moment}'`);
-        unmounting = run("umount", [v.mnt]);
+        unmounting = v.umount();
       }
     }
     await Promise.all([child.status, unmounting]);
