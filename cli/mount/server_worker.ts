@@ -54,9 +54,10 @@ runWorker<ToServer>((context) => {
     tell({ is: "serverFailed", errno: errnoOf(e), message: e instanceof Error ? e.message : "" });
   };
   server.onState = () => {
+    // The file first: once quorum knows that the server is down the mount may end, and its files go.
+    writeQuorumFile(init.runtimeDir, name, "is_leader", server.state === "up" ? "1" : "0");
     const message: ToQuorum = { do: "serverState", state: server.state };
     post(init.quorumBox, message);
-    writeQuorumFile(init.runtimeDir, name, "is_leader", server.state === "up" ? "1" : "0");
   };
   return (message) => {
     if (message.do === "start") {
