@@ -157,17 +157,25 @@ test("a parked request is answered later, others meanwhile", async () => {
 });
 
 test("an interrupt names the parked request", async () => {
-  await withMount(new Uint8Array(10), async ({ dir, handlers, interrupts, reactor, sh }) => {
+  await withMount(new Uint8Array(10), async ({ dir, handlers, interrupts, reactor }) => {
+    let asked = () => {};
+    const parked = new Promise<void>((resolve) => asked = resolve);
     handlers[abi.READ] = (_req) =>
       new Promise((_, reject) => {
+        asked();
         const look = () => {
           if (interrupts.length > 0) reject(new FsError(EINTR));
           else reactor.setTimer(1, look);
         };
         look();
       });
-    const r = await sh(`timeout -s INT 0.1 dd if=${dir}/hello iflag=direct of=/dev/null; true`);
-    assert.equal(r.code, 0);
+    const reader = new Deno.Command("dd", {
+      args: [`if=${dir}/hello`, "iflag=direct", "of=/dev/null"],
+      stderr: "null",
+    }).spawn();
+    await parked;
+    reader.kill("SIGINT");
+    assert.equal((await reader.status).success, false);
     assert.equal(interrupts.length, 1);
     assert.equal(interrupts[0]?.opcode, abi.READ);
   });

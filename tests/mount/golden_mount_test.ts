@@ -205,7 +205,7 @@ async function checkOffline(v: TestVolume): Promise<void> {
     stderr: "null",
   }).spawn();
   let waiting: number[][] = [];
-  for (let i = 0; i < 200 && waiting.length === 0; i++) waiting = await dataWaiters(v);
+  while (waiting.length === 0) waiting = await dataWaiters(v);
   assert.deepEqual(waiting, [[ino, 100, 1]]);
   assert.equal((await Deno.stat(file)).size, 1 << 20);
   await v.sh("cat feat/data/d4097 > /dev/null");
@@ -316,7 +316,7 @@ goldenMount(
     assert.deepEqual(await walk(v, "data_seq"), manifest.dataSeq);
     // The two inodes that were open and unlinked at the crash go with the first scan (02 §6.6).
     const orphans = [11716, 11717];
-    for (let i = 0; i < 100; i++) {
+    for (let i = 0; i < 1000; i++) {
       await v.sh("sync -f .");
       if (!(await walk(v, "meta_seq")).some(([, ino]) => orphans.includes(ino))) break;
     }

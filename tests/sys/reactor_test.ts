@@ -8,10 +8,13 @@ import { EADDRINUSE, ECONNREFUSED } from "../../format/errno.ts";
 import { libc } from "../../fs/sys/libc.ts";
 import { SystemReactor } from "../../fs/sys/reactor.ts";
 import { TimerHeap } from "../../fs/sys/timers.ts";
+import { freePort } from "../helpers/ports.ts";
 
 const LOOPBACK = 0x7f000001;
 const any: Ipv4Addr = { addr: LOOPBACK, port: 0 };
 const keepalive = { keepaliveMs: 24000 };
+/** On loopback a connection is there at once, or never. */
+const CONNECT_MS = 60_000;
 
 async function withReactor(body: (r: SystemReactor) => Promise<void>): Promise<void> {
   const r = new SystemReactor();
@@ -94,7 +97,7 @@ Deno.test("TCP carries megabytes both ways, in order, and reports the end", asyn
       s.onData = (b) => s.send(b); // echo
       s.onClose = (why) => closed.push(why);
     });
-    const s = await r.connectTcp(listener.local, 1000, keepalive);
+    const s = await r.connectTcp(listener.local, CONNECT_MS, keepalive);
     const out = new Uint8Array(3_000_000).map((_, i) => i * 7 + (i >> 8));
     const got: Uint8Array[] = [];
     let received = 0;
@@ -127,7 +130,7 @@ Deno.test("callbacks never run from inside send or close", async () => {
   await withReactor(async (r) => {
     let accepted: Stream | null = null;
     const listener = r.listenTcp(any, keepalive, (s) => accepted = s);
-    const s = await r.connectTcp(listener.local, 1000, keepalive);
+    const s = await r.connectTcp(listener.local, CONNECT_MS, keepalive);
     let inside = true;
     const done = new Promise<void>((resolve) =>
       s.onClose = () => {
@@ -154,7 +157,7 @@ Deno.test("a refused connection and a taken port are FsErrors", async () => {
     );
     listener.close();
     await assert.rejects(
-      r.connectTcp(at, 1000, keepalive),
+      r.connectTcp(at, CONNECT_MS, keepalive),
       (e) => e instanceof FsError && e.errno === ECONNREFUSED,
     );
   });
@@ -163,8 +166,7 @@ Deno.test("a refused connection and a taken port are FsErrors", async () => {
 Deno.test("UDP datagrams keep their bounds and tell their sender", async () => {
   await withReactor(async (r) => {
     const seen: { text: string; from: Ipv4Addr }[] = [];
-    const probe = r.listenTcp(any, keepalive, () => {}); // a port that is free for UDP as well
-    const at = probe.local;
+    const at = { addr: LOOPBACK, port: freePort() };
     const both = new Promise<void>((resolve) => {
       const a = r.bindUdp(at, (bytes, from) => {
         seen.push({ text: new TextDecoder().decode(bytes), from });
@@ -181,7 +183,6 @@ Deno.test("UDP datagrams keep their bounds and tell their sender", async () => {
     assert.deepEqual(seen.map((s) => s.text), ["one", "two"]);
     assert.equal(seen[0]?.from.addr, LOOPBACK);
     b.close();
-    probe.close();
   });
 });
 
