@@ -30,6 +30,18 @@ function testFiles(dir: string): string[] {
   return found.sort();
 }
 
+/** Passes bytes on to standard output, which may be a pipe that takes some now and some later. */
+async function show(bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(Deno.stdout.writeSync(rest));
+    } catch (e) {
+      if (!(e instanceof Deno.errors.WouldBlock)) throw e;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+}
+
 interface Counts {
   passed: number;
   failed: number;
@@ -47,7 +59,7 @@ async function runTests(files: string[], golden: string): Promise<Counts> {
   }).spawn();
   let tail = "";
   for await (const chunk of child.stdout) {
-    Deno.stdout.writeSync(chunk);
+    await show(chunk);
     tail = (tail + new TextDecoder().decode(chunk)).slice(-4096);
   }
   const { success } = await child.status;
@@ -75,5 +87,5 @@ const files = testFiles(`${root}tests`).filter((f) =>
 const golden = Deno.makeTempDirSync({ prefix: "scoutfs-golden-" });
 const { passed, failed, skipped } = await runTests(files, golden)
   .finally(() => Deno.removeSync(golden, { recursive: true }));
-console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+await show(new TextEncoder().encode(`${passed} passed, ${failed} failed, ${skipped} skipped\n`));
 Deno.exit(failed === 0 && passed > 0 ? 0 : 1);

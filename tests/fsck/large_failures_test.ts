@@ -76,7 +76,7 @@ async function withFullDirectory(dir: string, run: (full: string) => Promise<voi
   try {
     await run(full);
   } finally {
-    await new Deno.Command("umount", { args: [full] }).output();
+    await new Deno.Command("umount", { args: ["-l", full] }).output();
   }
 }
 

@@ -74,6 +74,7 @@ mountTest("SIGTERM is obeyed while the kernel has just mounted", {}, async (v) =
     while (!v.mounted && !ended) await new Promise((resolve) => setTimeout(resolve, 0));
     assert.ok(!ended, ended ? await said : "");
     child.kill("SIGTERM");
+    await until(() => ended, "the end of the mount");
     assert.deepEqual([(await status).code, v.mounted], [0, false], await said);
   }
   assert.deepEqual(hostRecords(v), [], "it left the cluster in order");

@@ -34,7 +34,7 @@ async function onSmallHost(v: TestVolume, room: string, body: (host: string) => 
     for (const pid of servers) await until(() => !isRunning(pid), "the end of the mount");
   } finally {
     if (v.mounted) await run("umount", ["-l", v.mnt]);
-    for (const pid of v.servers()) Deno.kill(pid, "SIGKILL");
+    await v.kill();
     await must("umount", "-l", host);
   }
 }
