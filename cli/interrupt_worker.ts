@@ -4,8 +4,13 @@
  */
 
 import { libc } from "../fs/sys/libc.ts";
-import { tryPrintError, tryPrintLine } from "./output.ts";
 import { CANCELLED, MENDED, ROUNDS, UNDOING, type Watch } from "./interrupt.ts";
+
+const STDOUT = 1;
+const STDERR = 2;
+const SIGHUP = 1;
+const POLLOUT = 4;
+const PATIENCE_MS = 1000;
 
 /** The isolate's own side of a Worker. */
 const scope = self as unknown as {
@@ -24,13 +29,36 @@ scope.onmessage = ({ data: { shared, json } }) => {
         : `${rounds} ${
           rounds === 1 ? "round" : "rounds"
         } of mending had been finished, run it again`);
-    // The process ends whether anybody reads that or not.
-    if (json) tryPrintLine(JSON.stringify({ record: "error", message }));
-    else tryPrintError(`${Deno.stderr.isTerminal() ? "\r\x1b[K" : ""}fsck: ${message}`);
+    if (json) say(STDOUT, JSON.stringify({ record: "error", message }));
+    else say(STDERR, `${Deno.stderr.isTerminal() ? "\r\x1b[K" : ""}fsck: ${message}`);
     libc._exit(CANCELLED | (rounds !== 0 ? MENDED : 0));
   };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  // Before any listener is added: the runtime watches some signals itself from then on.
+  const nohup = isIgnored(SIGHUP);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(signal, () => end(signal));
   }
+  // Under nohup(1) the work goes on without its terminal.
+  Deno.addSignalListener("SIGHUP", nohup ? () => {} : () => end("SIGHUP"));
+  // A write beyond the largest size that a file may have is an error of that write.
+  Deno.addSignalListener("SIGXFSZ", () => {});
   scope.postMessage("ready");
 };
+
+/** Whether whoever started the process had it ignore a signal. */
+function isIgnored(signal: number): boolean {
+  const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync("/proc/self/status"))?.[1];
+  return (BigInt(`0x${mask ?? "0"}`) >> BigInt(signal - 1) & 1n) === 1n;
+}
+
+/**
+ * A line, if it is taken within a second: the process ends whether anybody reads that or not. By the
+ * system's own call, because the checking thread may hold the runtime's stream while it waits for the
+ * same reader.
+ */
+function say(fd: number, line: string): void {
+  const bytes = new TextEncoder().encode(line + "\n");
+  const pollfd = new Int32Array([fd, POLLOUT]);
+  if (libc.poll(new Uint8Array(pollfd.buffer), 1, PATIENCE_MS) !== 1) return;
+  libc.write(fd, bytes, bytes.length);
+}

@@ -8,7 +8,7 @@ import { Command, CommanderError } from "@commander-js/extra-typings";
 import config from "../deno.json" with { type: "json" };
 import { EIO, errnoName, strerror } from "../format/errno.ts";
 import { COMMAND_GROUPS, type CommandEntry, UsageError } from "./command.ts";
-import { errnoOfFailure, printError, printLine } from "./output.ts";
+import { errnoOfFailure, printError, printLine, tryPrintError } from "./output.ts";
 
 /** Exit status of usage errors, EX_USAGE of sysexits, and of failures. */
 const STATUSES = { usage: 64, failure: 1 };
@@ -208,21 +208,23 @@ function splitOnce(text: string, separator: string): [string, string | undefined
   return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)];
 }
 
-/** Says on standard error why a command ended; returns the exit status. */
+/** Says on standard error why a command ended, if anybody takes it; returns the exit status. */
 function report(name: string, e: unknown, statuses: typeof STATUSES): number {
   if (e instanceof CommanderError && e.exitCode === 0) return 0;
-  if (Deno.env.get("SCOUTFS_DEBUG") === "1" && e instanceof Error) printError(e.stack ?? e.message);
+  if (Deno.env.get("SCOUTFS_DEBUG") === "1" && e instanceof Error) {
+    tryPrintError(e.stack ?? e.message);
+  }
   if (e instanceof CommanderError || e instanceof UsageError) {
     const message = e.message.replace(/^error: /, "");
-    printError(`${name}: ${message}`);
-    printError(`Try \`${name} --help' or \`${name} --usage' for more information.`);
+    tryPrintError(`${name}: ${message}`);
+    tryPrintError(`Try \`${name} --help' or \`${name} --usage' for more information.`);
     return statuses.usage;
   }
   const known = errnoOfFailure(e);
   const errno = known ?? EIO;
   const message = e instanceof Error ? e.message : String(e);
-  if (known === undefined) printError(`internal error: ${message}`);
-  else if (message !== errnoName(errno)) printError(message);
-  printError(`scoutfs: ${name} failed: ${strerror(errno)} (${errno})`);
+  if (known === undefined) tryPrintError(`internal error: ${message}`);
+  else if (message !== errnoName(errno)) tryPrintError(message);
+  tryPrintError(`scoutfs: ${name} failed: ${strerror(errno)} (${errno})`);
   return statuses.failure;
 }

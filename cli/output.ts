@@ -37,20 +37,11 @@ export function tryPrintError(line: string): void {
   tryWriteError(line + "\n");
 }
 
-/** A line on standard output, if anybody takes it. */
-export function tryPrintLine(line: string): void {
-  tryWrite(Deno.stdout, line + "\n");
-}
-
 /** Text on standard error, if anybody takes it. */
 export function tryWriteError(text: string): void {
-  tryWrite(Deno.stderr, text);
-}
-
-function tryWrite(to: { writeSync(p: Uint8Array): number }, text: string): void {
   for (let rest = encoder.encode(text); rest.length > 0;) {
     try {
-      rest = rest.subarray(to.writeSync(rest));
+      rest = rest.subarray(Deno.stderr.writeSync(rest));
     } catch (e) {
       if (!(e instanceof Deno.errors.WouldBlock)) return;
     }
