@@ -18,6 +18,7 @@ import shutil
 import signal
 import stat
 import sys
+import time
 
 sys.dont_write_bytecode = True
 from differential_calls import CALLS, Side, Skip, digest, facts, names_of
@@ -29,6 +30,10 @@ WATCHED = {
     "unlink", "rmdir", "rename", "mkdir", "mknod", "chmod", "fchmod", "chown", "fchown", "setxattr",
     "setacl", "removexattr", "open", "linkfd", "store",
 }
+
+
+# The clock of most filesystems' times, whose ticks are some milliseconds long.
+CLOCK_REALTIME_COARSE = 5
 
 
 def become(who):
@@ -66,6 +71,13 @@ def touched(side, call):
         except (OSError, ValueError):
             pass  # It is not there, or not a name.
     return found
+
+
+def outlast(before):
+    """Waits until a change now gets other times than the last one of what was looked at."""
+    newest = max((s.st_ctime_ns for s in before.values()), default=0)
+    while 0 <= newest - time.clock_gettime_ns(CLOCK_REALTIME_COARSE) < 10**9:
+        time.sleep(0.001)
 
 
 def moved(side, call, before, after, timed):
@@ -126,6 +138,8 @@ class Both:
             if answers == ["skipped"] and call[0] == "lseek":
                 return None
             before = touched(side, call) if watched else None
+            if watched and self.timed and not side.ours:
+                outlast(before)
             os.fchdir(side.root)
             # Allowed: preallocating leaves set-id bits.
             if who != 0 and call[0] != "fallocate":
