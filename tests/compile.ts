@@ -60,6 +60,25 @@ exec "$dir/deno" run -A --quiet --no-check --cached-only --config "$dir/app/deno
 `;
 }
 
+/** What our lock file names of the packages that this Deno has already: only others are downloaded. */
+function copyPackages(to: string): void {
+  const { stdout } = new Deno.Command(Deno.execPath(), { args: ["info", "--json"], cwd: ROOT })
+    .outputSync();
+  const { npmCache } = JSON.parse(new TextDecoder().decode(stdout)) as { npmCache: string };
+  const lock = JSON.parse(Deno.readTextFileSync(`${ROOT}/deno.lock`)) as { npm: object };
+  const registries = existsSync(npmCache) ? [...Deno.readDirSync(npmCache)].map((e) => e.name) : [];
+  for (const key of Object.keys(lock.npm)) {
+    const [, name = "", version = ""] = /^(@?[^@]+)@([^_]+)/.exec(key) ?? [];
+    for (const place of registries.map((registry) => `${registry}/${name}`)) {
+      if (!existsSync(`${npmCache}/${place}/${version}`)) continue;
+      Deno.mkdirSync(`${to}/${place}`, { recursive: true });
+      for (const part of [version, "registry.json"].map((part) => `${npmCache}/${place}/${part}`)) {
+        if (existsSync(part)) must("cp", ["-r", part, `${to}/${place}/`]);
+      }
+    }
+  }
+}
+
 function pack(target: string): void {
   const dir = Deno.makeTempDirSync({ prefix: "scoutfs-pack-" });
   try {
@@ -68,6 +87,7 @@ function pack(target: string): void {
       if (existsSync(`${ROOT}/${name}`)) must("cp", ["-r", `${ROOT}/${name}`, `${dir}/app/`]);
     }
     must("cp", [Deno.execPath(), `${dir}/deno`]);
+    copyPackages(`${dir}/cache/npm`);
     const entries = ENTRIES.map((path) => `${dir}/app/${path}`);
     const config = ["--config", `${dir}/app/deno.json`];
     must(`${dir}/deno`, ["cache", ...config, ...entries], { DENO_DIR: `${dir}/cache` });

@@ -95,8 +95,12 @@ export function ensurePackages(names: PackageName[]): void {
     Deno.exit(1);
   }
   console.log(`installing ${list}`);
-  const install = () => run("apt-get", ["install", "-y", "-q", ...missing.map((p) => p.name)]);
-  if (!(run("apt-get", ["update", "-q"]) && install())) {
+  // Somebody else may be installing, and a download may fail once.
+  const apt = (...args: string[]) =>
+    run("apt-get", ["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3", ...args]);
+  apt("update");
+  // Old lists may do as well.
+  if (!apt("install", "-y", ...missing.map((p) => p.name))) {
     console.error(`could not install: ${list}`);
     Deno.exit(1);
   }
