@@ -22,7 +22,7 @@ import { useFastCrc32c } from "../fs/sys/crc.ts";
 import type { BlockDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
-import { NotedWrites, reasonAgainstPair, useOf, withDevices } from "./fsck_devices.ts";
+import { Constancy, NotedWrites, reasonAgainstPair, useOf, withDevices } from "./fsck_devices.ts";
 import { Display, type Mode } from "./fsck_display.ts";
 import { type DevicePair, devicesOf } from "./fstab.ts";
 import { Interrupt, MENDED } from "./interrupt.ts";
@@ -253,7 +253,7 @@ function checkUnmounted(
       o,
       (help) =>
         o.mode === "report"
-          ? check(meta, data, o, show, help)
+          ? check(meta, data, fixed, o, show, help)
           : mend(meta, data, fixed, o, show, help, interrupt),
     );
   });
@@ -282,12 +282,17 @@ function mayUse(meta: BlockDevice, o: FsckOptions, show: Display, forced: string
 function check(
   meta: BlockDevice,
   data: BlockDevice,
+  fixed: FixedArea,
   o: FsckOptions,
   show: Display,
   help: Help,
 ): number {
   show.begin(new PathFinder(meta, new SystemRandom()));
+  const constancy = new Constancy([meta, data]);
   const report = checkVolume(meta, data, checkOptions(o, show, help));
+  constancy.mustHold();
+  // As before a write: nobody else may have changed it meanwhile, unless that was said not to matter.
+  if (!o.force) fixed.beforeWrite(true);
   const status = isSound(report) ? 0 : EXIT_PROBLEMS_LEFT;
   show.end(meta.name, { report, modified: false, stopped: null, undo: null, status });
   return status;

@@ -4,7 +4,7 @@
  */
 
 import { bytesEqual } from "../format/bytes.ts";
-import { EINVAL } from "../format/errno.ts";
+import { EINVAL, EIO, EROFS } from "../format/errno.ts";
 import type { SuperBlock } from "../format/super.ts";
 import { evidenceOfUse, runningMounts } from "../fs/check/in_use.ts";
 import type { Device } from "../fs/device.ts";
@@ -12,10 +12,14 @@ import { DeviceError, FsError } from "../fs/errors.ts";
 import { findSignature, type Signature } from "../fs/signatures.ts";
 import { SystemRandom } from "../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
-import { readSuperBlock } from "../fs/volume.ts";
+import { errno, libc, sysError } from "../fs/sys/libc.ts";
+import { readRawSuper, readSuperBlock } from "../fs/volume.ts";
 import { HostRecords } from "../net/host_record.ts";
 import { MountedClientsReader } from "../net/mounted_clients.ts";
 import { stateDir } from "./mount/paths.ts";
+
+const BLKROGET = 0x125e;
+const BLKGETSIZE64 = 0x80081272;
 
 export interface DevicePaths {
   readonly meta: string;
@@ -37,12 +41,75 @@ export async function withDevices<T>(
   try {
     const dataDev = openDevice(data, { write, exclusive });
     try {
+      if (write) { for (const dev of [metaDev, dataDev]) refuseReadOnly(dev); }
       return await run(metaDev, dataDev);
     } finally {
       dataDev.close();
     }
   } finally {
     metaDev.close();
+  }
+}
+
+/** A block device that takes no writes can be opened for them, and says so with the first. */
+function refuseReadOnly(dev: BlockDevice): void {
+  if (!dev.isBlockDevice) return;
+  if (numberOf(dev, BLKROGET) === 0) return;
+  throw new FsError(EROFS, `${dev.name}: is read-only: nothing can be mended, -n only checks it`);
+}
+
+/** What an ioctl says of a device. */
+function numberOf(dev: BlockDevice, request: number): number {
+  const words = new Uint32Array(2);
+  if (libc.ioctl(dev.fd, request, new Uint8Array(words.buffer)) !== 0) {
+    throw sysError(dev.name, errno());
+  }
+  return (words[1] ?? 0) * 0x1_0000_0000 + (words[0] ?? 0);
+}
+
+/** Throws FsError if a device has become smaller since it was opened. */
+function mustHaveItsSize(dev: BlockDevice): void {
+  const now = dev.isBlockDevice
+    ? numberOf(dev, BLKGETSIZE64)
+    : Deno.statSync(`/proc/self/fd/${dev.fd}`).size;
+  if (now >= dev.size) return;
+  throw new FsError(
+    EIO,
+    `${dev.name}: was cut short while fsck worked on it: it had ${dev.size} bytes, ${now} are left`,
+  );
+}
+
+/**
+ * Shows after a check that it was one of devices that stayed what they were: without that, what it
+ * found says nothing about the volume.
+ */
+export class Constancy {
+  readonly #readable: readonly BlockDevice[];
+
+  constructor(private readonly devices: readonly BlockDevice[]) {
+    this.#readable = devices.filter(hasReadableSuper);
+  }
+
+  /** Throws FsError if one is cut short or has gone. */
+  mustHold(): void {
+    for (const dev of this.devices) mustHaveItsSize(dev);
+    for (const dev of this.#readable) {
+      if (hasReadableSuper(dev)) continue;
+      throw new FsError(
+        EIO,
+        `${dev.name}: its super block could be read at first, and cannot be read any more`,
+      );
+    }
+  }
+}
+
+function hasReadableSuper(dev: BlockDevice): boolean {
+  try {
+    readRawSuper(dev);
+    return true;
+  } catch (e) {
+    if (e instanceof FsError) return false;
+    throw e;
   }
 }
 
@@ -127,11 +194,14 @@ function provablyUnused(meta: BlockDevice): boolean {
   }
 }
 
-/** A device that remembers whether anything was written to it. */
+/**
+ * A device that remembers whether anything was written to it. One that is cut short meanwhile is not
+ * written any more: what is missing of it would be taken for lost, and mended.
+ */
 export class NotedWrites implements Device {
   written = false;
 
-  constructor(private readonly dev: Device) {}
+  constructor(private readonly dev: BlockDevice) {}
 
   get name(): string {
     return this.dev.name;
@@ -146,11 +216,11 @@ export class NotedWrites implements Device {
     this.dev.read(buf, off);
   }
   write(buf: Uint8Array, off: number): void {
-    this.written = true;
+    this.#begin();
     this.dev.write(buf, off);
   }
   writev(bufs: readonly Uint8Array[], off: number): void {
-    this.written = true;
+    this.#begin();
     this.dev.writev(bufs, off);
   }
   flush(): void {
@@ -158,5 +228,10 @@ export class NotedWrites implements Device {
   }
   close(): void {
     this.dev.close();
+  }
+
+  #begin(): void {
+    mustHaveItsSize(this.dev);
+    this.written = true;
   }
 }

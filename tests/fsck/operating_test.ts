@@ -1,7 +1,12 @@
 /** How `scoutfs fsck` works in surroundings that are not what they should be. */
 
 import assert from "node:assert/strict";
+import { LG_SIZE, QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import { useFastCrc32c } from "../../fs/sys/crc.ts";
+import { openDevice } from "../../fs/sys/device.ts";
+import { generate, generatedSize } from "./generate.ts";
 
+const INODES = 40_000;
 const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
 
 /** The status of a shell's command line, in which `$FSCK` is the program. */
@@ -19,4 +24,130 @@ Deno.test("operating: a status does not depend on who takes the messages", async
     assert.equal(await shell(`$FSCK --nonsense ${to}`), 16, to);
     assert.equal(await shell(`$FSCK -n /nonexistent/m /nonexistent/d ${to}`), 8, to);
   }
+});
+
+interface Run {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+const text = (b: Uint8Array): string => new TextDecoder().decode(b);
+
+async function ended(child: Deno.ChildProcess): Promise<Run> {
+  const { code, stdout, stderr } = await child.output();
+  return { code, out: text(stdout), err: text(stderr) };
+}
+
+function start(...args: string[]): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", MAIN, "fsck", ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+/** The files of a volume with thousands of problems, in a directory that is removed afterwards. */
+async function withVolume(run: (meta: string, data: string, dir: string) => Promise<void>) {
+  await useFastCrc32c();
+  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-operating-" });
+  try {
+    const { metaBlocks, dataBlocks } = generatedSize(INODES);
+    const open = (name: string, bytes: number) => {
+      Deno.writeFileSync(`${dir}/${name}`, new Uint8Array(0));
+      Deno.truncateSync(`${dir}/${name}`, bytes);
+      return openDevice(`${dir}/${name}`, { write: true });
+    };
+    const meta = open("meta", metaBlocks * LG_SIZE), data = open("data", dataBlocks * SM_SIZE);
+    generate(meta, data, INODES, "no-index");
+    meta.close();
+    data.close();
+    await run(`${dir}/meta`, `${dir}/data`, dir);
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+}
+
+/** What a check that has begun, and cannot go on because nobody reads it, is told then. */
+async function inTheMiddle(args: string[], happens: () => void): Promise<Run> {
+  const child = start(...args);
+  const reader = child.stdout.getReader();
+  let out = text((await reader.read()).value ?? new Uint8Array(0));
+  assert.match(out, /index-missing/);
+  happens();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    out += text(value);
+  }
+  const [{ code }, err] = await Promise.all([child.status, new Response(child.stderr).text()]);
+  return { code, out, err };
+}
+
+Deno.test("operating: a device that is cut short in the middle is not the volume's damage, and not mended", async () => {
+  for (const mode of ["-n", "-y"]) {
+    await withVolume(async (meta, data) => {
+      const { size } = Deno.statSync(meta), left = 8 << 20;
+      const { code, out } = await inTheMiddle(
+        [mode, "-v", "--json", meta, data],
+        () => Deno.truncateSync(meta, left),
+      );
+      const why =
+        `meta: was cut short while fsck worked on it: it had ${size} bytes, ${left} are left`;
+      const last = out.trimEnd().split("\n").map((line) => JSON.parse(line)).findLast((r) =>
+        r.record === (mode === "-n" ? "error" : "summary")
+      );
+      assert.equal(code, 8, JSON.stringify(last));
+      assert.ok(String(mode === "-n" ? last.message : last.stopped).endsWith(why));
+      assert.equal(Deno.statSync(meta).size, left, "nothing was written");
+    });
+  }
+});
+
+Deno.test("operating: a volume that another host changes while it is checked", async () => {
+  await withVolume(async (meta, data) => {
+    const { code, out } = await inTheMiddle(["-n", "-v", "--json", meta, data], () => {
+      const file = Deno.openSync(meta, { write: true });
+      file.seekSync(QUORUM_BLKNO * SM_SIZE, Deno.SeekMode.Start);
+      file.writeSync(new Uint8Array(SM_SIZE).fill(1));
+      file.close();
+    });
+    assert.equal(code, 8);
+    assert.match(out, /"error".*the block of quorum slot 0 was changed by something else/);
+    assert.doesNotMatch(out, /"summary"/);
+  });
+});
+
+Deno.test("operating: a read-only block device is checked, and no mending is begun", async () => {
+  await withVolume(async (meta, data) => {
+    const attach = async (...args: string[]) => {
+      const { code, stdout } = await new Deno.Command("losetup", {
+        args: ["-f", "--show", ...args],
+        stderr: "null",
+      }).output();
+      return code === 0 ? text(stdout).trim() : null;
+    };
+    const loops = [await attach("-r", meta), await attach(data)];
+    try {
+      const [m, d] = loops as [string | null, string | null];
+      if (m === null || d === null) return console.log("skipped: no right to make loop devices");
+      assert.equal((await ended(start("-n", m, d))).code, 4);
+      for (const args of [["-y"], ["-p", "--undo", `${meta}.undo`], ["--undo-apply", "none"]]) {
+        const { code, out, err } = await ended(start(...args, m, d));
+        assert.deepEqual(
+          { code, out, err },
+          {
+            code: 8,
+            out: "",
+            err: `fsck: ${m}: is read-only: nothing can be mended, -n only checks it\n`,
+          },
+        );
+      }
+    } finally {
+      for (const loop of loops) {
+        if (loop !== null) await new Deno.Command("losetup", { args: ["-d", loop] }).output();
+      }
+    }
+  });
 });
