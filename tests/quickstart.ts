@@ -6,7 +6,8 @@
 import { ensurePackages, MOUNT_PACKAGES } from "./setup.ts";
 
 const SCOUTFS = new URL("../scoutfs.ts", import.meta.url).pathname;
-const PORT = 46000 + (Deno.pid % 1000);
+/** Below those that the kernel gives to whoever asks for any. */
+const PORT = 26000 + (Deno.pid % 1000);
 
 function fail(message: string): never {
   console.error(`quick start: ${message}`);
@@ -36,7 +37,7 @@ interface Entry {
 if (Deno.uid() !== 0) fail("mounting needs root");
 ensurePackages(MOUNT_PACKAGES);
 const start = performance.now();
-const dir = Deno.makeTempDirSync({ prefix: "scoutfs-quickstart-" });
+const dir = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "scoutfs-quickstart-" }));
 const mnt = `${dir}/mnt`;
 Deno.mkdirSync(mnt);
 const mounted = () => Deno.readTextFileSync("/proc/self/mountinfo").includes(` ${mnt} `);
@@ -64,7 +65,7 @@ function walk(names: Map<number, string>, before: Map<number, number>): Map<numb
  * the cluster and ends. After that no mount is recorded in the volume and nobody locks the images.
  */
 async function untilClean(): Promise<void> {
-  for (let tries = 0; tries < 100; tries++) {
+  for (let tries = 0; tries < 600; tries++) {
     const lock = new Deno.Command("flock", { args: ["-n", `${dir}/meta.img`, "true"] });
     if (lock.outputSync().success) {
       const left = scoutfs("print", "-S", "meta.img");
