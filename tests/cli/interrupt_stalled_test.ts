@@ -71,10 +71,14 @@ for (const json of [false, true]) {
 
 Deno.test("interrupt: under nohup the end of the terminal ends nothing", async () => {
   const body = `
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
+    const wait = (ms) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+    const sent = () => [...Deno.readDirSync(Deno.args[0])].some((e) => e.name === "sent");
+    while (!sent()) wait(20);
+    wait(1000);
     console.log("done");`;
-  await watched(false, body, async (child) => {
+  await watched(false, body, async (child, dir) => {
     child.kill("SIGHUP");
+    await Deno.writeTextFile(`${dir}/sent`, "");
     const { code, stdout } = await child.output();
     assert.deepEqual([code, text(stdout)], [0, "done\n"]);
   }, ["nohup"]);
