@@ -78,21 +78,35 @@ while [ "$left" -gt 0 ]; do
   shift
   left=$((left - 1))
   case $word in
-  --*) set -- "$@" "$word" ;;
-  -C*) ;;
+  --*) ;;
   -?*)
-    letters=$(printf %s "\${word#-}" | tr -d frVTM | tr a p)
-    [ -z "$letters" ] || set -- "$@" "-$letters"
+    letters=\${word#-}
+    word=-
+    while [ -n "$letters" ]; do
+      rest=\${letters#?}
+      case $letters in
+      C*) break ;; # with its number
+      [frVTM]*) ;;
+      a*) word=\${word}p ;;
+      *) word=$word\${letters%"$rest"} ;;
+      esac
+      letters=$rest
+    done
+    [ "$word" != - ] || continue
     ;;
-  *) set -- "$@" "$word" ;;
   esac
+  set -- "$@" "$word"
 done
 for file in ${programFiles().map(quote).join(" ")}; do
   [ -r "$file" ] && continue
-  # The runtime would end with 1, which says that the volume was mended.
   echo "fsck.scoutfs: $file cannot be read" >&2
   exit 128
 done
+# A runtime that cannot begin ends with 1, which says that the volume was mended.
+if ! why=$(${program} --version 2>&1); then
+  printf '%s\\n' "fsck.scoutfs: the program cannot be run:" "$why" >&2
+  exit 128
+fi
 exec ${program} fsck "$@"
 `;
 }

@@ -151,3 +151,34 @@ Deno.test("operating: a read-only block device is checked, and no mending is beg
     }
   });
 });
+
+Deno.test("operating: fsck.scoutfs where the runtime cannot begin, and where there are no other programs", async () => {
+  await withVolume(async (meta, data, dir) => {
+    const installed = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", MAIN, "install-mount-helper", "-d", dir],
+    }).output();
+    assert.ok(installed.success);
+    const helper = (before: string, env: Record<string, string>, ...args: string[]) =>
+      ended(
+        new Deno.Command("/bin/sh", {
+          args: ["-c", `${before} exec ${dir}/fsck.scoutfs "$@"`, "sh", ...args, meta, data],
+          env,
+          stdin: "null",
+          stdout: "piped",
+          stderr: "piped",
+        }).spawn(),
+      );
+    // The runtime cannot begin where its directory is gone, or with so few files.
+    for (const before of [`mkdir ${dir}/x && cd ${dir}/x && rmdir ${dir}/x &&`, "ulimit -n 15;"]) {
+      const { code, err } = await helper(before, {}, "-a");
+      assert.equal(code, 128, err);
+      assert.match(err, /^fsck.scoutfs: the program cannot be run:$/m);
+    }
+    const bare = { PATH: `${dir}/no-programs` };
+    const undone = await helper("", bare, "-fnC0", "--undo", `${dir}/u`);
+    assert.equal(undone.code, 16, "-n reaches the program");
+    assert.match(undone.err, /--undo is for mending/);
+    assert.equal((await helper("", bare, "-VTM", "-frC7", "-va")).code, 1);
+    assert.equal((await helper("", bare, "-aC0", "-f")).code, 0);
+  });
+});
