@@ -108,7 +108,8 @@ export async function openWhenFree<T>(
     } catch (e) {
       if (errnoOf(e) !== EBUSY) throw e;
       const user = liveRecords(runtimeDir).find((r) => r.meta === path || r.data === path);
-      if (user === undefined) throw e;
+      // One that ended between the attempt and this look has freed it, and took its record away then.
+      if (user === undefined) return open();
       const mounted = mountTable().some((m) => m.target === user.mountpoint);
       if (mounted || performance.now() > until) {
         throw new FsError(
