@@ -32,7 +32,7 @@ async function withExt4(v: TestVolume, body: (dir: string) => Promise<void>): Pr
     try {
       await body(dir);
     } finally {
-      await run("umount", [dir]);
+      await run("umount", ["-l", dir]);
     }
   } finally {
     await loop.detach();
