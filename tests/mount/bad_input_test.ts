@@ -16,7 +16,7 @@ import { walkBlocks } from "../../fs/btree.ts";
 import { forEachLogTree } from "../../fs/forest.ts";
 import { ImageDevice } from "../helpers/image_device.ts";
 import { SeededRandom } from "../helpers/sim_reactor.ts";
-import { mountTest, type Ran, run, TestVolume } from "../helpers/volume.ts";
+import { mountTest, type Ran, run, TestVolume, withoutPatience } from "../helpers/volume.ts";
 
 const SMALL = { metaBytes: 96 << 20, dataBytes: 8 << 20 };
 
@@ -210,13 +210,12 @@ mountTest("mount points and machines that cannot do it", SMALL, async (v) => {
   assertOneLine(await at(`${v.dir}/plain`), /plain: Not a directory/);
 
   /** Runs the mount in a namespace of its own in which `script` ran before. */
-  const unshared = (what: string, script: string): Promise<Ran> => {
+  const unshared = async (what: string, script: string): Promise<Ran> => {
     const program = new URL("../../scoutfs.ts", import.meta.url).pathname;
     const command =
       `${Deno.execPath()} run -A --no-check ${program} mount -o ${v.options} ${v.data} ${v.mnt}`;
-    return run("unshare", [what, "sh", "-c", `${script.trim()} && exec ${command}`], {
-      env: v.env,
-    });
+    const inside = [what, "sh", "-c", `${script.trim()} && exec ${command}`];
+    return withoutPatience(await run("unshare", inside, { env: v.env }));
   };
   assertOneLine(
     await unshared(
