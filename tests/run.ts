@@ -53,7 +53,7 @@ async function runTests(files: string[], golden: string): Promise<Counts> {
   const child = new Deno.Command(deno, {
     args: ["test", "-A", "--no-check", ...files],
     cwd: root,
-    env: { NO_COLOR: "1", SCOUTFS_GOLDEN_CACHE: golden },
+    env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", SCOUTFS_GOLDEN_CACHE: golden },
     stdout: "piped",
     stderr: "inherit",
   }).spawn();
