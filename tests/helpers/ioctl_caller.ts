@@ -28,7 +28,10 @@ export interface IoctlResult {
   buffers: string[];
 }
 
-/** Makes the calls in a process of its own, in order; as user `uid` or not in its first thread. */
+/**
+ * Makes the calls in a process of its own, in order; as user `uid`, whom it becomes once it runs (the
+ * runtime may lie where that user may not go), or not in its first thread.
+ */
 export async function callIoctls(
   calls: readonly IoctlCall[],
   { uid, thread = false }: { uid?: number; thread?: boolean } = {},
@@ -36,12 +39,11 @@ export async function callIoctls(
   const child = new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "-A", "--no-check", "--no-config", new URL(import.meta.url).pathname],
-      ...(thread ? ["thread"] : []),
+      ...(thread ? ["thread"] : uid === undefined ? [] : [`${uid}`]),
     ],
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
-    ...(uid === undefined ? {} : { uid, env: { DENO_DIR: "/nonexistent", HOME: "/" } }),
   }).spawn();
   const writer = child.stdin.getWriter();
   await writer.write(new TextEncoder().encode(JSON.stringify(calls)));
@@ -56,8 +58,10 @@ const toHex = (b: Uint8Array): string =>
 const fromHex = (s: string): Uint8Array<ArrayBuffer> =>
   Uint8Array.from(s.match(/../g) ?? [], (pair) => parseInt(pair, 16));
 
-function run(calls: readonly IoctlCall[]): IoctlResult[] {
+function run(calls: readonly IoctlCall[], uid?: number): IoctlResult[] {
   const { symbols: libc } = Deno.dlopen("libc.so.6", {
+    setgroups: { parameters: ["usize", "pointer"], result: "i32" },
+    setuid: { parameters: ["u32"], result: "i32" },
     open: { parameters: ["buffer", "i32"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
     ioctl: { parameters: ["i32", "u64", "pointer"], result: "i32" },
@@ -65,6 +69,9 @@ function run(calls: readonly IoctlCall[]): IoctlResult[] {
   });
   const place = libc.__errno_location()!;
   const errno = (): number => new Deno.UnsafePointerView(place).getInt32();
+  if (uid !== undefined && (libc.setgroups(0n, null) !== 0 || libc.setuid(uid) !== 0)) {
+    throw new Error(`become user ${uid}: errno ${errno()}`);
+  }
   return calls.map((call) => {
     const path = Uint8Array.from([...call.path, "\0"], (c) => c.charCodeAt(0));
     const fd = libc.open(path, call.flags ?? 0);
@@ -97,5 +104,8 @@ if (typeof WorkerGlobalScope !== "undefined" && globalThis.name === "ioctl calle
       worker.terminate();
     };
     worker.postMessage(calls);
-  } else console.log(JSON.stringify(run(calls)));
+  } else {
+    const uid = Deno.args[0] === undefined ? undefined : Number(Deno.args[0]);
+    console.log(JSON.stringify(run(calls, uid)));
+  }
 }
