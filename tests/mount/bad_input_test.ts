@@ -240,9 +240,11 @@ mountTest("mount points and machines that cannot do it", SMALL, async (v) => {
     /libfuse3/,
   );
   // In a user namespace without a map nobody is root, and root's files can still be read. Where the
-  // administrator lets users mount for others (fuse.conf) nothing is wrong with that.
+  // administrator lets users mount for others (fuse.conf) nothing is wrong with that, and some
+  // machines have no such namespaces.
   const fuseConf = await Deno.readTextFile("/etc/fuse.conf").catch(() => "");
-  if (!/^\s*user_allow_other/m.test(fuseConf)) {
+  const namespaces = (await run("unshare", ["-U", "true"])).code === 0;
+  if (namespaces && !/^\s*user_allow_other/m.test(fuseConf)) {
     assertOneLine(await unshared("-U", "true"), /not root: .*user_allow_other/);
   }
   assert.deepEqual(await both(), before, "the devices are untouched");
