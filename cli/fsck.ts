@@ -10,6 +10,7 @@ import { ThreadCrew } from "../fs/check/crew.ts";
 import { checkOnline } from "../fs/check/online.ts";
 import { PathFinder } from "../fs/check/paths.ts";
 import { isProblemCode, type ProblemCode, PROBLEMS } from "../fs/check/problems.ts";
+import { TempFile } from "../fs/check/temp_file.ts";
 import { FixedArea } from "../fs/check/repair/fixed_area.ts";
 import { repairVolume } from "../fs/check/repair/repair.ts";
 import { applyUndo, UndoDevice, UndoFile, undoIdentity } from "../fs/check/repair/undo.ts";
@@ -23,7 +24,7 @@ import type { BlockDevice } from "../fs/sys/device.ts";
 import { RingReader } from "../fs/sys/uring.ts";
 import { type CommandSpec, UsageError } from "./command.ts";
 import { Constancy, NotedWrites, reasonAgainstPair, useOf, withDevices } from "./fsck_devices.ts";
-import { Display, type Mode } from "./fsck_display.ts";
+import { Display, type Mode, takeBack } from "./fsck_display.ts";
 import { type DevicePair, devicesOf } from "./fstab.ts";
 import { Interrupt, MENDED } from "./interrupt.ts";
 import { liveRecords } from "./mount/record.ts";
@@ -126,6 +127,8 @@ export const command: CommandSpec = {
         const interrupt = await Interrupt.watch(options.json);
         const show = new Display(options);
         try {
+          // A directory that was named, and is of no use, is better known before hours of work.
+          if (options.tempDir !== undefined) new TempFile(options.tempDir).close();
           await useFastCrc32c();
           Deno.exitCode = online !== undefined
             ? await checkMounted(online, options, show)
@@ -396,6 +399,7 @@ function mend(
     if (!(e instanceof FsError)) throw e;
     show.failure(
       e.message + (modified() ? "; mending was cut short, a second run goes on with it" : ""),
+      file !== null && file.bytesSaved > 0 ? [takeBack(file.path)] : [],
     );
     return EXIT_FAILED | (modified() ? MENDED : 0);
   } finally {

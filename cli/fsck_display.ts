@@ -245,7 +245,7 @@ export class Display {
       this.#say(`${name}: ${first}${advice(codes, this.o.mode)}`);
     }
     if (undo !== null) {
-      this.#say(`to take this back: scoutfs fsck --undo-apply ${undo} META-DEVICE DATA-DEVICE`);
+      this.#say(takeBack(undo));
     }
   }
 
@@ -308,6 +308,10 @@ function sum(codes: readonly CodeTally[]): { found: number; mended: number; left
   }
   return { found, mended: found - left, left };
 }
+
+/** How to take back what the repair did that made this undo file. */
+export const takeBack = (undo: string): string =>
+  `to take this back: scoutfs fsck --undo-apply ${undo} META-DEVICE DATA-DEVICE`;
 
 /** What can be done about what is left. */
 export function advice(codes: readonly CodeTally[], mode: Mode): string {

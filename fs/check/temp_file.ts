@@ -19,7 +19,7 @@ export class TempFile {
 
   /** In `dir`, by default the system's directory of temporary files. */
   constructor(dir: string | undefined) {
-    this.#dir = dir ?? "the system's directory of temporary files";
+    this.#dir = dir ?? Deno.env.get("TMPDIR") ?? "/tmp";
     this.#file = this.#guarded(() => {
       const path = Deno.makeTempFileSync({
         prefix: "scoutfs-fsck-",

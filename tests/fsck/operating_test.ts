@@ -182,3 +182,52 @@ Deno.test("operating: fsck.scoutfs where the runtime cannot begin, and where the
     assert.equal((await helper("", bare, "-aC0", "-f")).code, 0);
   });
 });
+
+Deno.test("operating: a directory of temporary files that is of no use is named, at once if it was given", async () => {
+  await withVolume(async (meta, data, dir) => {
+    const given = await ended(start("-n", "--temp-dir", `${dir}/none`, meta, data));
+    assert.deepEqual([given.code, given.out], [8, ""]);
+    assert.match(given.err, /^fsck: a temporary file in .*\/none cannot be used: [^\n]*\n$/);
+    const usual = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", MAIN, "fsck", "-n", "--memory", "1M", meta, data],
+      env: { TMPDIR: `${dir}/none` },
+      stdin: "null",
+    }).output();
+    assert.equal(usual.code, 8);
+    assert.match(text(usual.stderr), /^fsck: a temporary file in .*\/none cannot be used: /);
+  });
+});
+
+Deno.test("operating: a repair that is cut short says what takes it back", async () => {
+  await withVolume(async (meta, data, dir) => {
+    const undo = `${dir}/undo`, args = ["-y", "--memory", "1M", "--undo", undo];
+    const before = Deno.readFileSync(meta);
+    const sizeOf = () => Deno.stat(undo).then(({ size }) => size, () => 0);
+    const cutShort = async (temp: string) => {
+      Deno.mkdirSync(temp);
+      const run = ended(start(...args, "--temp-dir", temp, meta, data));
+      let over = false;
+      const end = run.finally(() => over = true);
+      // After the first write there is at least one more check, which needs temporary files.
+      while (!over && await sizeOf() <= 4096) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      Deno.removeSync(temp);
+      return await end;
+    };
+    let attempt = 1, { code, err } = await cutShort(`${dir}/temp1`);
+    // It was at its end before we came to remove anything.
+    for (; code === 1 && attempt < 10; ({ code, err } = await cutShort(`${dir}/temp${attempt}`))) {
+      attempt++;
+      Deno.removeSync(undo);
+      Deno.writeFileSync(meta, before);
+    }
+    assert.equal(code, 9, err);
+    assert.match(
+      err,
+      /mending was cut short, a second run goes on with it\n {2}to take this back: .*\/undo /,
+    );
+    assert.equal((await ended(start("--undo-apply", undo, meta, data))).code, 0);
+    assert.deepEqual(Deno.readFileSync(meta), before);
+  });
+});
