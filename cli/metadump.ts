@@ -84,7 +84,9 @@ interface OutputFile {
  * then. A device is never written to: naming one here is a mistake that would cost its contents.
  */
 function openOutput(path: string, force: boolean, sources: readonly string[]): OutputFile {
-  if (path === "-") return { write: (bytes) => writeAll(Deno.stdout, bytes), close: () => {} };
+  if (path === "-") {
+    return { write: (bytes) => writeAll(Deno.stdout, bytes, "standard output"), close: () => {} };
+  }
   const old = statOf(path);
   if (old?.isBlockDevice === true) {
     throw new FsError(EINVAL, `${path}: is a block device: a dump is written to a file`);
@@ -111,7 +113,7 @@ function openOutput(path: string, force: boolean, sources: readonly string[]): O
     throw failedTo(`write '${making}'`, errnoOf(e));
   }
   return {
-    write: (bytes) => writeAll(file, bytes),
+    write: (bytes) => writeAll(file, bytes, `'${making}'`),
     close(complete) {
       if (complete && making !== path) file.syncSync();
       file.close();
@@ -137,8 +139,16 @@ function statOf(path: string): Deno.FileInfo | null {
 const isSame = (a: Deno.FileInfo, b: Deno.FileInfo | null): boolean =>
   b !== null && a.dev === b.dev && a.ino === b.ino;
 
-function writeAll(to: { writeSync(p: Uint8Array): number }, bytes: Uint8Array): void {
-  for (let rest = bytes; rest.length > 0;) rest = rest.subarray(to.writeSync(rest));
+function writeAll(
+  to: { writeSync(p: Uint8Array): number },
+  bytes: Uint8Array,
+  name: string,
+): void {
+  try {
+    for (let rest = bytes; rest.length > 0;) rest = rest.subarray(to.writeSync(rest));
+  } catch (e) {
+    throw failedTo(`write ${name}`, errnoOf(e));
+  }
 }
 
 function warnIfMounted(meta: Device): void {

@@ -90,3 +90,29 @@ Deno.test("metadump and metarestore: a volume there and back, and what is refuse
     Deno.removeSync(dir, { recursive: true });
   }
 });
+
+Deno.test("metadump: where the dump cannot be written is said, and nothing of it stays", () => {
+  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-dump-" });
+  try {
+    const made = scoutfs(dir, "mkfs", "--size", "256M", "meta", "data");
+    assert.equal(made.code, 0, made.err);
+    const { code, stderr } = new Deno.Command("sh", {
+      args: [
+        "-c",
+        `"$0" run -A --no-check "$1" metadump meta - >/dev/full`,
+        Deno.execPath(),
+        PROGRAM,
+      ],
+      cwd: dir,
+      stdin: "null",
+    }).outputSync();
+    assert.equal(code, 1);
+    assert.match(
+      new TextDecoder().decode(stderr),
+      /^failed to write standard output: No space left on device \(28\)\n/,
+    );
+    assert.deepEqual([...Deno.readDirSync(dir)].map((e) => e.name).sort(), ["data", "meta"]);
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+});
