@@ -326,9 +326,12 @@ export function mountTest(
       }
       try {
         await body(volume);
-      } finally {
-        await volume.remove();
+      } catch (e) {
+        // What went wrong first is what counts.
+        await volume.remove().catch((also: unknown) => console.error(also));
+        throw e;
       }
+      await volume.remove();
     },
   });
 }
