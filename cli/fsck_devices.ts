@@ -41,7 +41,11 @@ export async function withDevices<T>(
   try {
     const dataDev = openDevice(data, { write, exclusive });
     try {
-      if (write) { for (const dev of [metaDev, dataDev]) refuseReadOnly(dev); }
+      const readOnly = write ? [metaDev, dataDev].find(isReadOnly) : undefined;
+      if (readOnly !== undefined) {
+        const why = "is read-only: nothing can be mended, -n only checks it";
+        throw new FsError(EROFS, `${readOnly.name}: ${why}`);
+      }
       return await run(metaDev, dataDev);
     } finally {
       dataDev.close();
@@ -51,12 +55,9 @@ export async function withDevices<T>(
   }
 }
 
-/** A block device that takes no writes can be opened for them, and says so with the first. */
-function refuseReadOnly(dev: BlockDevice): void {
-  if (!dev.isBlockDevice) return;
-  if (numberOf(dev, BLKROGET) === 0) return;
-  throw new FsError(EROFS, `${dev.name}: is read-only: nothing can be mended, -n only checks it`);
-}
+/** Whether it takes no writes: a block device can be opened for them, and says so with the first. */
+export const isReadOnly = (dev: BlockDevice): boolean =>
+  dev.isBlockDevice && numberOf(dev, BLKROGET) !== 0;
 
 /** What an ioctl says of a device. */
 function numberOf(dev: BlockDevice, request: number): number {

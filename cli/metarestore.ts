@@ -1,14 +1,15 @@
 /** `scoutfs metarestore`: makes a volume of a file written by metadump. */
 
-import { EEXIST, EINVAL, EIO, errnoNumber } from "../format/errno.ts";
+import { EEXIST, EINVAL, EIO, EROFS, errnoNumber } from "../format/errno.ts";
 import { DumpReader } from "../fs/dump/dump_file.ts";
-import { restoreVolume } from "../fs/dump/restore.ts";
+import { mustHold, restoreVolume } from "../fs/dump/restore.ts";
 import { FsError } from "../fs/errors.ts";
 import { findSignature } from "../fs/signatures.ts";
 import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { CountLine } from "./count_line.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
+import { isReadOnly } from "./fsck_devices.ts";
 
 /** The least that a device must have. */
 const PAGE = 4096;
@@ -41,13 +42,15 @@ export const command: CommandSpec = {
               `${file}: the dump does not say how large the data device is`,
             );
           }
-          const open = (path: string, bytes: number): BlockDevice => {
-            const dev = openTarget(path, bytes, force, made);
-            opened.push(dev);
-            return dev;
-          };
-          const meta = open(metaPath, metaBytes);
-          const data = dataPath === undefined ? undefined : open(dataPath, dataBytes);
+          const targets = [{ path: metaPath, bytes: metaBytes }];
+          if (dataPath !== undefined) targets.push({ path: dataPath, bytes: dataBytes });
+          for (const { path, bytes } of targets) opened.push(openTarget(path, bytes, force, made));
+          // Nothing of either is lost before both are known to be of use.
+          for (const [i, { path, bytes }] of targets.entries()) {
+            const dev = opened[i] as BlockDevice;
+            if (!dev.isBlockDevice && !made.includes(path)) opened[i] = emptied(dev, bytes);
+          }
+          const [meta, data] = opened as [BlockDevice, BlockDevice | undefined];
           restoreVolume(
             reader,
             data === undefined ? { meta } : { meta, data },
@@ -87,9 +90,8 @@ const errnoOf = (e: unknown): number =>
   errnoNumber(e instanceof Error && "code" in e ? String(e.code) : "") ?? EIO;
 
 /**
- * Opens what is to be written. A file that does not exist is made; an existing image file becomes
- * empty first, so that nothing of what it held shines through. What seems to hold something is
- * refused unless forced.
+ * Opens what is to be written. A file that does not exist is made. What seems to hold something is
+ * refused unless forced, and so is a device that cannot take the dump.
  */
 function openTarget(path: string, bytes: number, force: boolean, made: string[]): BlockDevice {
   let isFile = true;
@@ -108,19 +110,27 @@ function openTarget(path: string, bytes: number, force: boolean, made: string[])
   const small = isFile && Deno.statSync(path).size < PAGE;
   if (small) Deno.truncateSync(path, bytes);
   const dev = openDevice(path, { write: true, exclusive: true });
-  const found = force ? undefined : findSignature(dev);
-  if (found !== undefined) {
-    dev.close();
+  try {
+    if (isReadOnly(dev)) throw new FsError(EROFS, `${path}: is read-only`);
+    if (!isFile) mustHold(dev, bytes);
+    const found = force ? undefined : findSignature(dev);
+    if (found === undefined) return dev;
     throw new FsError(
       EEXIST,
       `${path}: appears to contain a ${found.type} ${
         found.kind === "scoutfs" ? "filesystem" : found.kind
       }: -f overwrites it`,
     );
+  } catch (e) {
+    dev.close();
+    throw e;
   }
-  if (!isFile || made.includes(path)) return dev;
+}
+
+/** An image file that was there becomes empty first, so that nothing of what it held shines through. */
+function emptied(dev: BlockDevice, bytes: number): BlockDevice {
   // The lock of the open device keeps others out meanwhile.
-  const size = Math.max(bytes, Deno.statSync(path).size);
+  const path = dev.name, size = Math.max(bytes, Deno.statSync(path).size);
   Deno.truncateSync(path, 0);
   Deno.truncateSync(path, size);
   if (size === dev.size) return dev;

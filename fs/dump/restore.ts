@@ -59,7 +59,8 @@ export function restoreVolume(
   return pieces;
 }
 
-function mustHold(dev: Device, bytes: number): void {
+/** Throws FsError if a device has no room for the one that was dumped. */
+export function mustHold(dev: Device, bytes: number): void {
   if (dev.size < bytes) {
     throw new FsError(
       EINVAL,

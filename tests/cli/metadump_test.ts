@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { bytesEqual } from "../../format/bytes.ts";
 
 const PROGRAM = fileURLToPath(new URL("../../scoutfs.ts", import.meta.url));
 
@@ -112,6 +113,25 @@ Deno.test("metadump: where the dump cannot be written is said, and nothing of it
       /^failed to write standard output: No space left on device \(28\)\n/,
     );
     assert.deepEqual([...Deno.readDirSync(dir)].map((e) => e.name).sort(), ["data", "meta"]);
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+});
+
+Deno.test("metarestore -f: nothing of one device is lost before the other is known to be of use", () => {
+  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-dump-" });
+  try {
+    assert.equal(scoutfs(dir, "mkfs", "--size", "256M", "meta", "data").code, 0);
+    assert.equal(scoutfs(dir, "metadump", "-d", "data", "meta", "dump").code, 0);
+    const before = Deno.readFileSync(`${dir}/meta`);
+    for (const data of ["meta", "."]) {
+      const refused = scoutfs(dir, "metarestore", "-f", "dump", "meta", data);
+      assert.equal(refused.code, 1, refused.err);
+      assert.ok(bytesEqual(Deno.readFileSync(`${dir}/meta`), before), refused.err);
+    }
+    const restored = scoutfs(dir, "metarestore", "-f", "dump", "meta", "data");
+    assert.equal(restored.code, 0, restored.err);
+    assert.equal(scoutfs(dir, "fsck", "-n", "meta", "data").code, 0);
   } finally {
     Deno.removeSync(dir, { recursive: true });
   }

@@ -1,6 +1,7 @@
 /** How `scoutfs fsck` works in surroundings that are not what they should be. */
 
 import assert from "node:assert/strict";
+import { bytesEqual } from "../../format/bytes.ts";
 import { LG_SIZE, QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
 import { useFastCrc32c } from "../../fs/sys/crc.ts";
 import { openDevice } from "../../fs/sys/device.ts";
@@ -228,6 +229,6 @@ Deno.test("operating: a repair that is cut short says what takes it back", async
       /mending was cut short, a second run goes on with it\n {2}to take this back: .*\/undo /,
     );
     assert.equal((await ended(start("--undo-apply", undo, meta, data))).code, 0);
-    assert.deepEqual(Deno.readFileSync(meta), before);
+    assert.ok(bytesEqual(Deno.readFileSync(meta), before), "all bytes are back");
   });
 });
