@@ -103,7 +103,7 @@ export class HostRecords {
     const now = this.table.process(record.pid);
     if (now === "unknown") return false;
     if (now === null || now.startTime !== record.startTime) return true;
-    return (now.state === "Z" || now.state === "X") && now.threads <= 1;
+    return hasEnded(now);
   }
 
   /** All mounts of this volume on this host that are provably dead. */
@@ -182,6 +182,16 @@ export function readFile(path: string): string | null {
     if (e.message.includes("(os error 3)")) return null;
     throw e;
   }
+}
+
+/** Whether no thread of a process runs any more: the first may be a zombie before the others. */
+const hasEnded = ({ state, threads }: ProcessState): boolean =>
+  (state === "Z" || state === "X") && threads <= 1;
+
+/** Whether a process of this host runs, or may. */
+export function isRunning(pid: number): boolean {
+  const now = linuxProcesses.process(pid);
+  return now === "unknown" || now !== null && !hasEnded(now);
 }
 
 /** The real /proc. */

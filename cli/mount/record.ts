@@ -7,6 +7,7 @@ import { errnoOf, FsError } from "../../fs/errors.ts";
 import { mountTable } from "../../fs/fuse/mount.ts";
 import { controlDir } from "./control_tree.ts";
 import { EBUSY } from "../../format/errno.ts";
+import { isRunning } from "../../net/host_record.ts";
 
 export interface MountRecord {
   /** f.FFFFFF.r.RRRRRR */
@@ -51,13 +52,13 @@ function removeIfThere(path: string): void {
 
 /** The records of mounts whose process is alive. */
 export function liveRecords(runtimeDir: string): MountRecord[] {
-  return allRecords(runtimeDir).filter((r) => isAlive(r.pid));
+  return allRecords(runtimeDir).filter((r) => isRunning(r.pid));
 }
 
 /** Removes what mounts that were killed left in the runtime directory. */
 export function sweepDead(runtimeDir: string): void {
   for (const { name, pid } of allRecords(runtimeDir)) {
-    if (isAlive(pid)) continue;
+    if (isRunning(pid)) continue;
     removeRecord(runtimeDir, name);
     removeControlTree(runtimeDir, name);
   }
@@ -80,15 +81,6 @@ function allRecords(runtimeDir: string): MountRecord[] {
     }
   }
   return records;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    return !/\) [ZX] /.test(stat);
-  } catch {
-    return false;
-  }
 }
 
 /**

@@ -9,7 +9,7 @@ import { sealBlock } from "../../format/crc32c.ts";
 import { SuperBlock } from "../../format/super.ts";
 import { checkMountable, mountTable } from "../../fs/fuse/mount.ts";
 import { FsError } from "../../fs/errors.ts";
-import { linuxProcesses, readFile } from "../../net/host_record.ts";
+import { isRunning, readFile } from "../../net/host_record.ts";
 import { type LoopDevice, loopDevice } from "./loop.ts";
 import { freePort } from "./ports.ts";
 
@@ -275,13 +275,6 @@ export function processesWith(env: Record<string, string>): number[] {
     const has = new Set((readFile(`/proc/${pid}/environ`) ?? "").split("\0"));
     return wanted.every((pair) => has.has(pair));
   });
-}
-
-/** Whether any thread of a process still runs: the first one may be a zombie before the others. */
-export function isRunning(pid: number): boolean {
-  const process = linuxProcesses.process(pid);
-  if (process === null || process === "unknown") return process !== null;
-  return !/[ZX]/.test(process.state) || process.threads > 1;
 }
 
 /** Sends a signal to a process that may end, or have ended, by itself. */

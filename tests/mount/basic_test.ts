@@ -2,14 +2,8 @@
 import assert from "node:assert/strict";
 import { closeFd } from "../../fs/sys/libc.ts";
 import { udpSocket } from "../../fs/sys/sockets.ts";
-import {
-  isRunning,
-  mountTest,
-  processOf,
-  signal,
-  type TestVolume,
-  until,
-} from "../helpers/volume.ts";
+import { isRunning } from "../../net/host_record.ts";
+import { mountTest, processOf, signal, type TestVolume, until } from "../helpers/volume.ts";
 
 /** Makes one of everything; `look` describes it so that two states can be compared. */
 const MAKE = `

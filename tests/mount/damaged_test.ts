@@ -5,7 +5,8 @@ import { inodeKey } from "../../format/item_keys.ts";
 import { extentKey } from "../../format/items.ts";
 import { openDevice } from "../../fs/sys/device.ts";
 import { Surgeon } from "../fsck/repair_support.ts";
-import { isRunning, mountTest, type TestVolume, until } from "../helpers/volume.ts";
+import { isRunning } from "../../net/host_record.ts";
+import { mountTest, type TestVolume, until } from "../helpers/volume.ts";
 
 /** Writes files of one block each, unmounts, damages; their inode numbers in order. */
 async function damage(

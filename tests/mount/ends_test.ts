@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { listenSocket } from "../../fs/sys/sockets.ts";
 import { closeFd } from "../../fs/sys/libc.ts";
-import { isRunning, mountTest, run, signal, type TestVolume, until } from "../helpers/volume.ts";
+import { isRunning } from "../../net/host_record.ts";
+import { mountTest, run, signal, type TestVolume, until } from "../helpers/volume.ts";
 
 const meta = (v: TestVolume) => Deno.readFile(v.meta);
 

@@ -1,6 +1,7 @@
 /** A device that refuses writes: image files on a host filesystem that is full for a while. */
 import assert from "node:assert/strict";
-import { isRunning, mountTest, run, type TestVolume, until } from "../helpers/volume.ts";
+import { isRunning } from "../../net/host_record.ts";
+import { mountTest, run, type TestVolume, until } from "../helpers/volume.ts";
 
 async function must(command: string, ...args: string[]): Promise<void> {
   const r = await run(command, args);

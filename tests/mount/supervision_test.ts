@@ -1,6 +1,7 @@
 /** A worker that dies takes the mount with it: no hung callers, no further writes, an error told. */
 import assert from "node:assert/strict";
-import { isRunning, mountTest, until } from "../helpers/volume.ts";
+import { isRunning } from "../../net/host_record.ts";
+import { mountTest, until } from "../helpers/volume.ts";
 
 /** Writes nonsense into the mailbox of each worker, which none of them can survive. */
 async function killWorkers(pid: number): Promise<void> {
