@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 
 const MODULE = new URL("../../cli/interrupt.ts", import.meta.url).href;
 /** A process that no signal ends is ended so, and fails the test. */
-const GIVEN_UP_MS = 60_000;
+const GIVEN_UP_MS = 300_000;
 
 /** Runs `body` as a checking thread does, once signals are watched; `use` gets the process then. */
 async function watched(

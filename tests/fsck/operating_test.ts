@@ -213,7 +213,7 @@ Deno.test("operating: a repair that is cut short says what takes it back", async
       while (!over && await sizeOf() <= 4096) {
         await new Promise((resolve) => setTimeout(resolve, 5));
       }
-      Deno.removeSync(temp);
+      Deno.removeSync(temp, { recursive: true });
       return await end;
     };
     let attempt = 1, { code, err } = await cutShort(`${dir}/temp1`);
