@@ -12,7 +12,7 @@
 
 import { FormatError } from "../format/bytes.ts";
 import { ipv4Text } from "../format/block.ts";
-import { EMSGSIZE } from "../format/errno.ts";
+import { EMSGSIZE, strerror } from "../format/errno.ts";
 import {
   CMD_FAREWELL,
   CMD_GREETING,
@@ -81,7 +81,8 @@ export class ClientConnection implements ServerLink {
   #known = false;
   #farewell: { resolve: () => void } | null = null;
   #farewellTimer: TimerId | null = null;
-  #lastTrouble = "";
+  /** Said since a server last accepted us: an attempt is made ten times a second. */
+  readonly #said = new Set<string>();
 
   constructor(env: ClientEnv) {
     this.#env = env;
@@ -189,7 +190,7 @@ export class ClientConnection implements ServerLink {
       (stream) => this.#connected(stream, leader),
       (e) => {
         if (this.#state === "closed") return;
-        this.#trouble(`cannot connect to the server at ${addrText(leader)}: ${String(e)}`);
+        this.#sayOnce(`cannot connect to the server at ${addrText(leader)}: ${String(e)}`);
         this.#state = "idle";
         this.#attemptAfter(this.#delay);
       },
@@ -199,19 +200,18 @@ export class ClientConnection implements ServerLink {
   #lookup(): Leader | null {
     try {
       const leader = findLeader(this.#blocks, this.#env.fmtVers);
-      if (leader === null) this.#trouble("no server yet");
+      if (leader === null) this.#sayOnce("no server yet");
       return leader;
     } catch (e) {
       if (!(e instanceof FsError || e instanceof FormatError)) throw e;
-      this.#trouble(`cannot look for the server: ${e.message}`);
+      this.#sayOnce(`cannot look for the server: ${e.message}`);
       return null;
     }
   }
 
-  /** Says what stands between us and a server once, not ten times a second. */
-  #trouble(line: string): void {
-    if (line === this.#lastTrouble) return;
-    this.#lastTrouble = line;
+  #sayOnce(line: string): void {
+    if (this.#said.has(line)) return;
+    this.#said.add(line);
     this.#env.log(line);
   }
 
@@ -224,7 +224,7 @@ export class ClientConnection implements ServerLink {
     this.#reader = reader;
     stream.onData = (bytes) => this.#guard(stream, () => reader.feed(bytes));
     stream.onClose = (why) => this.#lost(stream, why);
-    const { fsid, fmtVers, rid, slot, log } = this.#env;
+    const { fsid, fmtVers, rid, slot } = this.#env;
     const greeting = Greeting.alloc();
     greeting.fsid = fsid;
     greeting.fmtVers = fmtVers;
@@ -235,7 +235,7 @@ export class ClientConnection implements ServerLink {
     this.#known = true;
     const { seq, id } = this.#connection.takeGreetingNumbers();
     stream.send(encodeFrame(seq, id, CMD_GREETING, false, 0, greeting.bytes));
-    log(`connected to the server at ${addrText(leader)}`);
+    this.#sayOnce(`connected to the server at ${addrText(leader)}`);
   }
 
   /** The socket is gone: keeps what is unanswered and tries again. */
@@ -247,7 +247,7 @@ export class ClientConnection implements ServerLink {
     this.#connection.detach();
     if (this.#state === "closed") return;
     this.#state = "idle";
-    this.#trouble(`lost the server: ${why}`);
+    this.#sayOnce(`lost the server: ${why}`);
     this.#attemptAfter(this.#delay);
   }
 
@@ -261,7 +261,9 @@ export class ClientConnection implements ServerLink {
 
   /** 04 §13.2. */
   #greeted(h: FrameHeader, payload: Uint8Array): void {
-    if (h.errno !== 0) throw new ProtocolError(`greeting refused, errno ${h.errno}`);
+    if (h.errno !== 0) {
+      throw new ProtocolError(`it refuses us: ${strerror(h.errno)} (${h.errno})`);
+    }
     if (payload.length !== Greeting.SIZE) throw new ProtocolError("greeting of a wrong size");
     const g = Greeting.at(payload);
     const { fsid, fmtVers } = this.#env;
@@ -277,7 +279,7 @@ export class ClientConnection implements ServerLink {
     // What was submitted to the own server may tell of blocks that were left to it to flush.
     if (!this.#ownServer) this.#env.device.flush();
     this.#delay = 0;
-    this.#lastTrouble = "";
+    this.#said.clear();
     this.#state = "active";
     this.#connection.attach(this.#stream!);
   }
@@ -314,7 +316,7 @@ export class ClientConnection implements ServerLink {
       return !this.#mounted.has(this.#env.rid);
     } catch (e) {
       if (!(e instanceof FsError || e instanceof FormatError)) throw e;
-      this.#trouble(`cannot read the mounted clients: ${e.message}`);
+      this.#sayOnce(`cannot read the mounted clients: ${e.message}`);
       return false;
     }
   }

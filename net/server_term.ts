@@ -184,7 +184,7 @@ export class ServerTerm implements ClientEvents, SocketEvents {
         addr.setIpv4(socket.stream.peer.addr, socket.stream.peer.port);
         await store.insertMountedClient(g.rid, addr, g.quorum);
       } catch (e) {
-        return this.#refuse(socket, id, errnoOf(e), String(e));
+        return this.#refuse(socket, id, errnoOf(e), e instanceof Error ? e.message : String(e));
       }
       this.#farewells.kick();
     } else if (!g.farewell && !store.isMountedClient(g.rid)) {

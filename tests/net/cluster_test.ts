@@ -5,6 +5,7 @@
 
 import assert from "node:assert/strict";
 import { QUORUM_EVENT_ELECT, QUORUM_EVENT_STOP } from "../../format/constants.ts";
+import { ENOSPC } from "../../format/errno.ts";
 import { LogTrees } from "../../format/log_trees.ts";
 import {
   CMD_GET_LOG_TREES,
@@ -14,6 +15,8 @@ import {
   OpenInoMapArgs,
 } from "../../format/wire.ts";
 import { SmallBlocks } from "../../net/quorum_blocks.ts";
+import { FsError } from "../../fs/errors.ts";
+import type { ServerStore } from "../../net/store.ts";
 import { FSID, SimCluster, type SimNode } from "../helpers/sim_cluster.ts";
 
 const EMPTY = new Uint8Array(0);
@@ -188,6 +191,28 @@ Deno.test("lost greeting responses: the client is taken over, never fenced (H2)"
     assert.deepEqual([...c.fenced], [], `seed ${seed}`);
     assert.equal(c.leader!.server.running!.clientCount, 2);
   }
+});
+
+Deno.test("a client that is refused asks on, says so once, and is admitted when it can be", async () => {
+  const c = new SimCluster(14, { slots: 1 });
+  const a = c.node(0, { noClient: true });
+  await c.world.until(2_000, () => a.store !== null, "a server");
+  const store = a.store as ServerStore, { insertMountedClient } = store;
+  let asked = 0;
+  store.insertMountedClient = () => {
+    asked++;
+    return Promise.reject(new FsError(ENOSPC));
+  };
+  const b = c.node(null);
+  await c.world.run(10_000);
+  assert.ok(asked > 50, `asked ${asked} times`);
+  const said = (what: RegExp) => c.log.filter((line) => what.test(line)).length;
+  assert.equal(said(/it refuses us: No space left on device \(28\)/), 1);
+  assert.equal(said(/refused a greeting from 10\.0\.1\.1: ENOSPC/), 1);
+  assert.equal(said(/connected to the server/), 1);
+  store.insertMountedClient = insertMountedClient;
+  await mounted(c, b, 2_000);
+  await complete(c, b.unmount(), "unmounted", 5_000);
 });
 
 Deno.test("a new leader recovers who was in the middle of greeting, locking, committing", async () => {
