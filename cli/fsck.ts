@@ -306,7 +306,8 @@ async function checkMounted(mountpoint: string, o: FsckOptions, show: Display): 
   const path = realPath(mountpoint);
   const record = liveRecords(runtimeDir()).find((r) => r.mountpoint === path);
   if (record === undefined) {
-    show.failure(`${mountpoint}: no mount of this program on this host`);
+    const why = `is not the mountpoint of a mount that is recorded in ${runtimeDir()}/mounts`;
+    show.failure(`${mountpoint}: ${why}`);
     return EXIT_FAILED;
   }
   const { meta, data } = record;
