@@ -12,14 +12,10 @@ import { DeviceError, FsError } from "../fs/errors.ts";
 import { findSignature, type Signature } from "../fs/signatures.ts";
 import { SystemRandom } from "../fs/sys/clock.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
-import { errno, libc, sysError } from "../fs/sys/libc.ts";
 import { readRawSuper, readSuperBlock } from "../fs/volume.ts";
 import { HostRecords } from "../net/host_record.ts";
 import { MountedClientsReader } from "../net/mounted_clients.ts";
 import { stateDir } from "./mount/paths.ts";
-
-const BLKROGET = 0x125e;
-const BLKGETSIZE64 = 0x80081272;
 
 export interface DevicePaths {
   readonly meta: string;
@@ -41,7 +37,7 @@ export async function withDevices<T>(
   try {
     const dataDev = openDevice(data, { write, exclusive });
     try {
-      const readOnly = write ? [metaDev, dataDev].find(isReadOnly) : undefined;
+      const readOnly = write ? [metaDev, dataDev].find((dev) => dev.isReadOnly()) : undefined;
       if (readOnly !== undefined) {
         const why = "is read-only: nothing can be mended, -n only checks it";
         throw new FsError(EROFS, `${readOnly.name}: ${why}`);
@@ -55,24 +51,9 @@ export async function withDevices<T>(
   }
 }
 
-/** Whether it takes no writes: a block device can be opened for them, and says so with the first. */
-export const isReadOnly = (dev: BlockDevice): boolean =>
-  dev.isBlockDevice && numberOf(dev, BLKROGET) !== 0;
-
-/** What an ioctl says of a device. */
-function numberOf(dev: BlockDevice, request: number): number {
-  const words = new Uint32Array(2);
-  if (libc.ioctl(dev.fd, request, new Uint8Array(words.buffer)) !== 0) {
-    throw sysError(dev.name, errno());
-  }
-  return (words[1] ?? 0) * 0x1_0000_0000 + (words[0] ?? 0);
-}
-
 /** Throws FsError if a device has become smaller since it was opened. */
 function mustHaveItsSize(dev: BlockDevice): void {
-  const now = dev.isBlockDevice
-    ? numberOf(dev, BLKGETSIZE64)
-    : Deno.statSync(`/proc/self/fd/${dev.fd}`).size;
+  const now = dev.sizeNow();
   if (now >= dev.size) return;
   throw new FsError(
     EIO,

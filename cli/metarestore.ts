@@ -9,7 +9,6 @@ import { useFastCrc32c } from "../fs/sys/crc.ts";
 import { type BlockDevice, openDevice } from "../fs/sys/device.ts";
 import { CountLine } from "./count_line.ts";
 import { type CommandSpec, failedTo, UsageError } from "./command.ts";
-import { isReadOnly } from "./fsck_devices.ts";
 
 /** The least that a device must have. */
 const PAGE = 4096;
@@ -111,7 +110,7 @@ function openTarget(path: string, bytes: number, force: boolean, made: string[])
   if (small) Deno.truncateSync(path, bytes);
   const dev = openDevice(path, { write: true, exclusive: true });
   try {
-    if (isReadOnly(dev)) throw new FsError(EROFS, `${path}: is read-only`);
+    if (dev.isReadOnly()) throw new FsError(EROFS, `${path}: is read-only`);
     if (!isFile) mustHold(dev, bytes);
     const found = force ? undefined : findSignature(dev);
     if (found === undefined) return dev;

@@ -284,7 +284,7 @@ class RunningMount {
     this.send(fs, { do: "serve", fd: this.kernel.fd });
     // Answered by our worker: from here on everybody is.
     const look = Deno.stat(this.kernel.mountpoint);
-    this.looked = look.catch(() => {});
+    this.looked = look.catch(() => {}); // Its failure is that of the wait below.
     await this.unlessEnded(look);
     this.kernel.tune();
     this.log("mounted");

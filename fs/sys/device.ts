@@ -49,6 +49,7 @@ export interface OpenDeviceOptions {
 
 const BLKGETSIZE64 = 0x80081272;
 const BLKSSZGET = 0x1268;
+const BLKROGET = 0x125e;
 /** Buffers in one pwritev. */
 const MAX_IOVECS = 64;
 
@@ -126,6 +127,27 @@ export class BlockDevice implements Device {
 
   allocBuffer(bytes: number): Uint8Array {
     return this.arena.alloc(bytes);
+  }
+
+  /** Bytes that it has now: `size` is what it had when it was opened. Throws DeviceError. */
+  sizeNow(): number {
+    if (this.isBlockDevice) return blockDeviceSize(this.name, this.fd);
+    return fileKind(this.name, `/proc/self/fd/${this.fd}`).size;
+  }
+
+  /** Whether it takes no writes: a block device can be opened for them, and says so with the first. */
+  isReadOnly(): boolean {
+    if (!this.isBlockDevice) return false;
+    const words = new Uint32Array(1);
+    if (libc.ioctl(this.fd, BLKROGET, new Uint8Array(words.buffer)) !== 0) {
+      const code = errno();
+      throw new DeviceError(
+        this.name,
+        `cannot ask whether it is read-only: ${strerror(code)}`,
+        code,
+      );
+    }
+    return words[0] !== 0;
   }
 
   read(buf: Uint8Array, off: number): void {

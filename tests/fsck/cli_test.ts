@@ -10,32 +10,8 @@ import type { Device } from "../../fs/device.ts";
 import { openDevice } from "../../fs/sys/device.ts";
 import { LocalCluster } from "../helpers/local_cluster.ts";
 import { LocalFs } from "../helpers/local_fs.ts";
+import { ended, fsck, type Run, start, text } from "./program.ts";
 import { fill, Surgeon, type Volume } from "./repair_support.ts";
-
-const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
-const text = (b: Uint8Array): string => new TextDecoder().decode(b);
-
-interface Run {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-function start(args: readonly string[]): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, "fsck", ...args],
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-}
-
-async function ended(child: Deno.ChildProcess): Promise<Run> {
-  const { code, stdout, stderr } = await child.output();
-  return { code, out: text(stdout), err: text(stderr) };
-}
-
-const fsck = (...args: string[]): Promise<Run> => ended(start(args));
 
 /** Writes a device into a file, without what is zero. */
 async function save(dev: Device, path: string): Promise<void> {
@@ -313,7 +289,7 @@ Deno.test("fsck: a signal ends it at once with status 32; what was begun is undo
     await images.keep();
     const statuses = new Set<number>();
     for (let delay = 100; delay <= 1500; delay += 140) {
-      const child = start(["-y", "--undo", undo, meta, data]);
+      const child = start("-y", "--undo", undo, meta, data);
       await new Promise((resolve) => setTimeout(resolve, delay));
       try {
         child.kill("SIGINT");

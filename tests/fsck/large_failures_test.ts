@@ -9,52 +9,10 @@ import { LG_SIZE, SM_SIZE } from "../../format/constants.ts";
 import { checkVolume } from "../../fs/check/check.ts";
 import { DeviceError } from "../../fs/errors.ts";
 import { MemDevice } from "../../fs/memory_device.ts";
-import { useFastCrc32c } from "../../fs/sys/crc.ts";
-import { openDevice } from "../../fs/sys/device.ts";
-import { type Damage, generate, generatedSize } from "./generate.ts";
+import { generate, generatedSize } from "./generate.ts";
+import { fsck, start, text, withGenerated } from "./program.ts";
 
 const INODES = 40_000;
-const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
-
-function command(args: string[]): Deno.Command {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, "fsck", ...args],
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-  });
-}
-
-const text = (b: Uint8Array): string => new TextDecoder().decode(b);
-
-async function fsck(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const { code, stdout, stderr } = await command(args).output();
-  return { code, out: text(stdout), err: text(stderr) };
-}
-
-/** The files of a volume in a directory that is removed afterwards. */
-async function withVolume(
-  damage: Damage | undefined,
-  run: (meta: string, data: string, dir: string) => Promise<void>,
-): Promise<void> {
-  await useFastCrc32c();
-  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-failures-" });
-  try {
-    const { metaBlocks, dataBlocks } = generatedSize(INODES);
-    const open = (name: string, bytes: number) => {
-      Deno.writeFileSync(`${dir}/${name}`, new Uint8Array(0));
-      Deno.truncateSync(`${dir}/${name}`, bytes);
-      return openDevice(`${dir}/${name}`, { write: true });
-    };
-    const meta = open("meta", metaBlocks * LG_SIZE), data = open("data", dataBlocks * SM_SIZE);
-    generate(meta, data, INODES, damage);
-    meta.close();
-    data.close();
-    await run(`${dir}/meta`, `${dir}/data`, dir);
-  } finally {
-    Deno.removeSync(dir, { recursive: true });
-  }
-}
 
 async function digest(path: string): Promise<string> {
   const hash = await crypto.subtle.digest("SHA-256", Deno.readFileSync(path));
@@ -81,7 +39,7 @@ async function withFullDirectory(dir: string, run: (full: string) => Promise<voi
 }
 
 Deno.test("fsck at scale: no room for temporary files is one line and status 8, and nothing is written", async () => {
-  await withVolume("no-index", async (meta, data, dir) => {
+  await withGenerated(INODES, "no-index", async (meta, data, dir) => {
     const before = await digest(meta);
     const missing = await fsck("-n", "--memory", "1M", "--temp-dir", `${dir}/none`, meta, data);
     assert.equal(missing.code, 8, missing.out + missing.err);
@@ -99,7 +57,7 @@ Deno.test("fsck at scale: no room for temporary files is one line and status 8, 
 });
 
 Deno.test("fsck at scale: what cannot be saved for an undo is not written, and nothing is said to be lost", async () => {
-  await withVolume("no-index", async (meta, data, dir) => {
+  await withGenerated(INODES, "no-index", async (meta, data, dir) => {
     const before = await digest(meta);
     await withFullDirectory(dir, async (full) => {
       Deno.writeFileSync(`${full}/other`, new Uint8Array(60 << 10));
@@ -114,7 +72,7 @@ Deno.test("fsck at scale: what cannot be saved for an undo is not written, and n
 });
 
 Deno.test("fsck at scale: hardly any memory and more threads than processors check as well", async () => {
-  await withVolume(undefined, async (meta, data) => {
+  await withGenerated(INODES, undefined, async (meta, data) => {
     const plain = await fsck("-n", "--json", meta, data);
     assert.equal(plain.code, 0, plain.err);
     for (const args of [["--memory", "1"], ["--workers", "64"]]) {
@@ -124,13 +82,13 @@ Deno.test("fsck at scale: hardly any memory and more threads than processors che
 });
 
 Deno.test("fsck at scale: a signal leaves no temporary files", async () => {
-  await withVolume("no-index", async (meta, data, dir) => {
+  await withGenerated(INODES, "no-index", async (meta, data, dir) => {
     const temp = `${dir}/temp`;
     Deno.mkdirSync(temp);
     for (const signal of ["SIGINT", "SIGTERM"] as const) {
       // Nobody reads what it says beyond the beginning, so that it is in the middle of its work.
       const args = ["-n", "-v", "--json", "--memory", "1M", "--temp-dir", temp, meta, data];
-      const child = command(args).spawn();
+      const child = start(...args);
       const reader = child.stdout.getReader();
       const { value } = await reader.read();
       assert.match(text(value ?? new Uint8Array(0)), /index-missing/);

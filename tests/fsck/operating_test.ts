@@ -2,13 +2,10 @@
 
 import assert from "node:assert/strict";
 import { bytesEqual } from "../../format/bytes.ts";
-import { LG_SIZE, QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
-import { useFastCrc32c } from "../../fs/sys/crc.ts";
-import { openDevice } from "../../fs/sys/device.ts";
-import { generate, generatedSize } from "./generate.ts";
+import { QUORUM_BLKNO, SM_SIZE } from "../../format/constants.ts";
+import { ended, MAIN, type Run, start, text, withGenerated } from "./program.ts";
 
 const INODES = 40_000;
-const MAIN = new URL("../../scoutfs.ts", import.meta.url).pathname;
 
 /** The status of a shell's command line, in which `$FSCK` is the program. */
 async function shell(line: string): Promise<number> {
@@ -27,48 +24,9 @@ Deno.test("operating: a status does not depend on who takes the messages", async
   }
 });
 
-interface Run {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-const text = (b: Uint8Array): string => new TextDecoder().decode(b);
-
-async function ended(child: Deno.ChildProcess): Promise<Run> {
-  const { code, stdout, stderr } = await child.output();
-  return { code, out: text(stdout), err: text(stderr) };
-}
-
-function start(...args: string[]): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, "fsck", ...args],
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-}
-
-/** The files of a volume with thousands of problems, in a directory that is removed afterwards. */
-async function withVolume(run: (meta: string, data: string, dir: string) => Promise<void>) {
-  await useFastCrc32c();
-  const dir = Deno.makeTempDirSync({ prefix: "scoutfs-operating-" });
-  try {
-    const { metaBlocks, dataBlocks } = generatedSize(INODES);
-    const open = (name: string, bytes: number) => {
-      Deno.writeFileSync(`${dir}/${name}`, new Uint8Array(0));
-      Deno.truncateSync(`${dir}/${name}`, bytes);
-      return openDevice(`${dir}/${name}`, { write: true });
-    };
-    const meta = open("meta", metaBlocks * LG_SIZE), data = open("data", dataBlocks * SM_SIZE);
-    generate(meta, data, INODES, "no-index");
-    meta.close();
-    data.close();
-    await run(`${dir}/meta`, `${dir}/data`, dir);
-  } finally {
-    Deno.removeSync(dir, { recursive: true });
-  }
-}
+/** A volume with thousands of problems. */
+const withVolume = (run: Parameters<typeof withGenerated>[2]): Promise<void> =>
+  withGenerated(INODES, "no-index", run);
 
 /** What a check that has begun, and cannot go on because nobody reads it, is told then. */
 async function inTheMiddle(args: string[], happens: () => void): Promise<Run> {

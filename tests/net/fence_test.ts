@@ -235,11 +235,12 @@ Deno.test("proof of death: only what is certain", () => {
 Deno.test("a process that ends while its file is read has none", async () => {
   const child = new Deno.Command("true").spawn();
   // Nobody has asked for its status yet: it stays, as a zombie, which has no environment to read.
-  const zombie = () => {
+  const state = () => {
     const now = linuxProcesses.process(child.pid);
-    return now !== null && now !== "unknown" && now.state === "Z";
+    assert.ok(now !== null && now !== "unknown", "it stays until its status is asked for");
+    return now.state;
   };
-  while (!zombie());
+  while (state() !== "Z");
   assert.equal(readFile(`/proc/${child.pid}/environ`), null);
   await child.status;
 });
